@@ -62,8 +62,8 @@ def when_done(response: Response, finish: Callable[[], None]) -> None:
 def install(app: Flask, service: str, folder: Path) -> CollectorRegistry:
     """Measure every request of ``app`` and serve ``/metrics``; give the registry for a service's own.
 
-    ``folder`` is ``PROMETHEUS_MULTIPROC_DIR``, in which :mod:`chassis.worker` also leaves a
-    ``worker_<pid>.pid`` per living worker.
+    In ``folder`` :mod:`chassis.worker` leaves a ``worker_<pid>.pid`` per living worker; the figures
+    themselves are where ``PROMETHEUS_MULTIPROC_DIR`` said when prometheus_client was loaded.
     """
     exporter = PrometheusMetrics.for_app_factory(
         path=None, export_defaults=False, registry=CollectorRegistry(auto_describe=True)
@@ -94,7 +94,7 @@ def install(app: Flask, service: str, folder: Path) -> CollectorRegistry:
 
     def expose() -> Response:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         registry.register(WorkerProcesses(folder))
         # The query is not looked at: restricting by name[] is answered with 500 in multiprocess mode.
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

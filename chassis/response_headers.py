@@ -95,15 +95,7 @@ def _compress(response: Response) -> None:
     if response.status_code == 304:
         _vary(response, "Accept-Encoding")
         return
-    length = response.content_length
-    if (
-        response.is_streamed
-        or length is None
-        or length < GZIP_FROM
-        or "Content-Encoding" in response.headers
-        or "no-transform" in response.headers.get("Cache-Control", "")
-        or not str(response.content_type).startswith(_COMPRESSIBLE)
-    ):
+    if not _compressible(response):
         return
     _vary(response, "Accept-Encoding")
     if not _accepts_gzip():
@@ -114,6 +106,18 @@ def _compress(response: Response) -> None:
     else:
         response.set_data(gzip.compress(response.get_data(), GZIP_LEVEL, mtime=0))
     response.headers["Content-Encoding"] = "gzip"
+
+
+def _compressible(response: Response) -> bool:
+    """Whether the body is whole, large enough, text, and nobody has forbidden to touch it."""
+    headers = response.headers
+    return (
+        not response.is_streamed
+        and (response.content_length or 0) >= GZIP_FROM
+        and str(response.content_type).startswith(_COMPRESSIBLE)
+        and "Content-Encoding" not in headers
+        and "no-transform" not in headers.get("Cache-Control", "")
+    )
 
 
 def _accepts_gzip() -> bool:

@@ -1,0 +1,1 @@
+"""The gateway: what curl, browsers and the load balancer reach."""

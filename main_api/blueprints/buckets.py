@@ -1,0 +1,22 @@
+"""S3 buckets."""
+
+from main_api.blueprints import AUXILIARY
+from main_api.routing.route import Documentation, Route, ToService
+from main_api.schemas.answers import BucketsEnvelope
+from main_api.schemas.query import BucketsQuery
+
+ROUTES = (
+    Route(
+        name="buckets-list",
+        rule="/api/s3/buckets",
+        query=BucketsQuery,
+        end=ToService(AUXILIARY, "/aws/s3/buckets"),
+        documentation=Documentation(
+            "List the account's S3 buckets",
+            BucketsEnvelope,
+            "Every bucket, all pages read; with `limit` page by page.",
+            errors=(304, 400, 502, 503, 504),
+            tag="AWS",
+        ),
+    ),
+)

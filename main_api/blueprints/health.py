@@ -1,0 +1,82 @@
+"""Readiness: whether the pair can answer. Liveness and serving are the chassis'."""
+
+import json
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from time import monotonic
+
+from cachetools import TTLCache, cached
+
+from chassis import timestamp
+from chassis.errors import ServiceError
+from main_api.exchange import Call, Proceed, Reply
+from main_api.routing.route import Documentation, Route, ToFunction
+from main_api.schemas.answers import Ready
+
+READY = "/api/health/ready"
+ASK_SECONDS = 1.0
+KEPT_SECONDS = 1.0
+
+Shown = Callable[[], Mapping[str, str]]
+
+
+class Readiness:
+    """Asks the auxiliary's ``/health``, one second at most, whatever number of callers ask at once.
+
+    The answer is shared by concurrent askers and kept for a second, so that probes and curious people
+    cost the auxiliary one small request a second. Every instance is tried before the pair is called
+    not ready.
+    """
+
+    def __init__(self, ask: Proceed, instances: int, versions: Shown) -> None:
+        self._ask = ask
+        self._attempts = max(1, instances)
+        self._versions = versions
+        self._shared = cached(
+            TTLCache(maxsize=1, ttl=KEPT_SECONDS), key=_one_key, condition=threading.Condition()
+        )(self._look)
+
+    def __call__(self, call: Call) -> Reply:
+        """Answer 200 ``ready`` or 503 ``not ready``."""
+        status, body = self._shared(call)
+        headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+        return Reply(status, headers, body)
+
+    def _look(self, call: Call) -> tuple[int, bytes]:
+        ready = any(self._answers(call) for _ in range(self._attempts))
+        facts: dict[str, object] = {"status": "ready" if ready else "not ready"}
+        versions = dict(self._versions())
+        if not ready:
+            facts["error"] = "Auxiliary service not available"
+            versions["auxiliary-service"] = "unknown"
+        facts |= {"timestamp": timestamp(), "versions": versions, "service": "main-api"}
+        return (200 if ready else 503), json.dumps(facts).encode()
+
+    def _answers(self, call: Call) -> bool:
+        try:
+            reply = self._ask(
+                replace(call, path="/health", query=(), deadline=monotonic() + ASK_SECONDS / self._attempts)
+            )
+        except ServiceError:
+            return False
+        reply.close()
+        return True
+
+
+def _one_key(_: Call) -> Hashable:
+    return READY
+
+
+def routes(readiness: Readiness) -> tuple[Route, ...]:
+    """Give the routes of this room."""
+    return (
+        Route(
+            name="ready",
+            rule=READY,
+            end=ToFunction(readiness),
+            documentation=Documentation(
+                "Whether the gateway and the auxiliary service can answer", Ready, errors=(503,), tag="health"
+            ),
+        ),
+    )

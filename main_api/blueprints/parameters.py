@@ -1,0 +1,38 @@
+"""SSM parameters."""
+
+from main_api.blueprints import AUXILIARY
+from main_api.routing.route import Documentation, Route, ToService
+from main_api.schemas.answers import ParameterEnvelope, ParametersEnvelope
+from main_api.schemas.query import ParameterQuery, ParametersQuery
+
+DECRYPTION = {("decrypt", "true"): "parameters:decrypt"}
+
+ROUTES = (
+    Route(
+        name="parameters-list",
+        rule="/api/parameters/list",
+        query=ParametersQuery,
+        end=ToService(AUXILIARY, "/aws/parameters/list", DECRYPTION),
+        documentation=Documentation(
+            "List the project's SSM parameters",
+            ParametersEnvelope,
+            "Every parameter below the project, all pages read (AWS gives ten a page); with `limit` "
+            "page by page. SecureStrings are redacted.",
+            errors=(304, 400, 403, 502, 503, 504),
+            tag="AWS",
+        ),
+    ),
+    Route(
+        name="parameters-get",
+        rule="/api/parameters",
+        query=ParameterQuery,
+        end=ToService(AUXILIARY, "/aws/parameters", DECRYPTION),
+        documentation=Documentation(
+            "Get one SSM parameter",
+            ParameterEnvelope,
+            "A SecureString is redacted.",
+            errors=(304, 400, 403, 404, 502, 503, 504),
+            tag="AWS",
+        ),
+    ),
+)

@@ -1,0 +1,81 @@
+"""The OpenAPI 3.1 document, made from the routes and their schemas."""
+
+import json
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from marshmallow import Schema
+
+from main_api.routing.route import Documentation, Route
+from main_api.schemas.answers import Error, NotReady, Problem
+
+# What any path may answer, besides what its route declares; the last three are the server's own refusals.
+EVERYWHERE = (400, 405, 414, 431, 500, 501)
+REQUEST_ID = {"description": "The id of this request, in every log line of it.", "schema": {"type": "string"}}
+ETAG = {"description": "For If-None-Match; weak.", "schema": {"type": "string"}}
+RETRY_AFTER = {"description": "Seconds.", "schema": {"type": "integer"}}
+
+
+def document(version: str, routes: Iterable[Route], plain: Mapping[str, Documentation]) -> bytes:
+    """Describe ``routes``, and the ``plain`` views by their path, as JSON."""
+    spec = APISpec(
+        title="AWS gateway",
+        version=version,
+        openapi_version="3.1.0",
+        info={
+            "description": "S3 buckets and SSM parameters over HTTP. Errors have one body: decide by `code`.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        servers=[{"url": "/"}],
+        plugins=[MarshmallowPlugin()],
+    )
+    for schema in (Error, Problem, NotReady):
+        spec.components.schema(schema.__name__, schema=schema)
+    for route in routes:
+        spec.path(
+            path=route.rule, operations={"get": _operation(route.name, route.documentation, route.query)}
+        )
+    for path, documentation in plain.items():
+        spec.path(
+            path=path, operations={"get": _operation(path.strip("/").replace("/", "-"), documentation, None)}
+        )
+    return json.dumps(spec.to_dict(), separators=(",", ":")).encode()
+
+
+def _operation(name: str, documentation: Documentation, query: type[Schema] | None) -> dict[str, Any]:
+    statuses = sorted({*documentation.errors, *EVERYWHERE})
+    operation: dict[str, Any] = {
+        "operationId": name,
+        "summary": documentation.summary,
+        "tags": [documentation.tag],
+        "responses": {"200": _success(documentation)}
+        | {str(code): _failure(code, name) for code in statuses},
+    }
+    if documentation.description:
+        operation["description"] = documentation.description
+    if query is not None:
+        operation["parameters"] = [{"in": "query", "schema": query}]
+    return operation
+
+
+def _success(documentation: Documentation) -> dict[str, Any]:
+    headers = {"X-Request-ID": REQUEST_ID} | ({"ETag": ETAG} if 304 in documentation.errors else {})
+    if isinstance(documentation.answer, str):
+        content: dict[str, Any] = {documentation.answer: {}}
+    else:
+        content = {"application/json": {"schema": documentation.answer}}
+    return {"description": "OK", "headers": headers, "content": content}
+
+
+def _failure(status: int, name: str) -> dict[str, Any]:
+    description = HTTPStatus(status).phrase
+    if status == 304:
+        return {"description": description, "headers": {"X-Request-ID": REQUEST_ID, "ETag": ETAG}}
+    if status == 503 and name == "ready":
+        return {"description": "Not ready", "content": {"application/json": {"schema": NotReady}}}
+    headers = {"X-Request-ID": REQUEST_ID} | ({"Retry-After": RETRY_AFTER} if status == 503 else {})
+    content = {"application/json": {"schema": Error}, "application/problem+json": {"schema": Problem}}
+    return {"description": description, "headers": headers, "content": content}

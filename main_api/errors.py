@@ -1,0 +1,96 @@
+"""The gateway's own errors: what can go wrong between it and a service. No Flask here.
+
+::
+
+    ServiceError (chassis)
+    └── GatewayError
+        ├── UpstreamUnavailable 503 upstream_unavailable   never sent
+        ├── BadGateway          502 bad_gateway            sent
+        │   ├── BrokenOff         the connection ended before the answer was complete
+        │   └── Malformed         an answer that is not by the contract
+        ├── GatewayTimeout      504 gateway_timeout        perhaps sent
+        └── ServiceRefused      the service's own error, its status and code kept
+
+A policy reads the type and :attr:`GatewayError.sent`, never the text.
+"""
+
+from typing import ClassVar
+
+from chassis.errors import ServiceError
+
+
+class GatewayError(ServiceError):
+    """A call that did not end in an answer for the client.
+
+    ``sent``: whether the request reached an instance (``None``: not known). ``cause`` is for the
+    log alone, it may name addresses. ``service_version`` is what the answer at hand said of itself.
+    """
+
+    sent: ClassVar[bool | None] = None
+
+    def __init__(
+        self,
+        sentence: str | None = None,
+        *,
+        cause: str = "",
+        retry_after: int | None = None,
+        service_version: str | None = None,
+    ) -> None:
+        super().__init__(sentence, retry_after=retry_after)
+        self.cause = cause
+        self.service_version = service_version
+
+
+class UpstreamUnavailable(GatewayError):
+    """No instance took the request: refused, unreachable, or none is known."""
+
+    status = 503
+    code = "upstream_unavailable"
+    sentence = "Auxiliary service not available"
+    sent = False
+
+    def __init__(self, sentence: str | None = None, *, cause: str = "", retry_after: int = 1) -> None:
+        super().__init__(sentence, cause=cause, retry_after=retry_after)
+
+
+class BadGateway(GatewayError):
+    """The instance took the request and did not answer it properly."""
+
+    status = 502
+    code = "bad_gateway"
+    sentence = "Auxiliary service gave no valid answer"
+    sent = True
+
+
+class BrokenOff(BadGateway):
+    """The connection ended before the answer was complete."""
+
+
+class Malformed(BadGateway):
+    """The answer is complete, and not what the contract allows."""
+
+
+class GatewayTimeout(GatewayError):
+    """The deadline passed before the answer was complete."""
+
+    status = 504
+    code = "gateway_timeout"
+    sentence = "Auxiliary service did not answer in time"
+
+
+class ServiceRefused(GatewayError):
+    """An error of the service that the client is told of: the service's status and code, our body.
+
+    Says nothing about the instance's health.
+    """
+
+    sent = True
+
+    def __init__(
+        self, status: int, code: str, sentence: str, *, retry_after: int | None, service_version: str | None
+    ) -> None:
+        super().__init__(
+            f"Auxiliary service error: {sentence}", retry_after=retry_after, service_version=service_version
+        )
+        self.status = status  # type: ignore[misc]  # the one class whose status is the answer's, not the type's
+        self.code = code  # type: ignore[misc]

@@ -1,0 +1,58 @@
+"""What a route declares; :mod:`main_api.routing.pipeline` builds what it does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from marshmallow import Schema
+
+from main_api.exchange import Proceed
+
+
+@dataclass(frozen=True, slots=True)
+class Documentation:
+    """What ``/openapi.json`` says of a route beside its path and query.
+
+    ``answer`` is the schema of the 200's body, or its media type where that is not JSON; ``errors``
+    are the statuses a caller may meet besides those that every route has.
+    """
+
+    summary: str
+    answer: type[Schema] | str
+    description: str = ""
+    errors: tuple[int, ...] = ()
+    tag: str = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class ToService:
+    """The route ends in a service: the full chain, and the service's body in our envelope.
+
+    ``path`` is where the service serves it. ``scopes`` maps a query parameter with its value to the
+    scope it takes.
+    """
+
+    service: str
+    path: str
+    scopes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ToFunction:
+    """The route ends in a function of this process."""
+
+    function: Proceed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One path of the gateway.
+
+    ``query`` is the schema of the query string; without one, the query is not looked at.
+    """
+
+    name: str
+    rule: str
+    end: ToService | ToFunction
+    documentation: Documentation
+    query: type[Schema] | None = None
+    methods: tuple[str, ...] = ("GET",)

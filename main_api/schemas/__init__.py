@@ -1,0 +1,1 @@
+"""What comes in, checked; what goes out, as documented."""

@@ -1,0 +1,1 @@
+"""The one place that speaks to services: requests comes in here and goes no further."""

@@ -1,0 +1,119 @@
+"""What the auxiliary may answer: data to be passed on unread, its own errors by table, or nonsense."""
+
+import json
+import logging
+import re
+from typing import Any
+
+from main_api.errors import Malformed, ServiceRefused
+from main_api.exchange import Call, Proceed, Reply
+from main_api.upstream.versions import Versions
+
+log = logging.getLogger(__name__)
+
+# The auxiliary's errors that are the client's business, with the statuses they may have.
+_KEPT = {"invalid_request": (400,), "forbidden": (403,), "parameter_not_found": (404,)}
+_AWS = re.compile(r"aws_[a-z_]{1,40}\Z")
+_AWS_STATUSES = (502, 503, 504)
+_VERSION = re.compile(r"[A-Za-z0-9._+-]{1,64}\Z")
+_SENTENCE_MOST = 500
+_RETRY_AFTER_MOST = 3600
+
+
+def service_version(reply: Reply) -> str | None:
+    """Give the version that an answer says of its service, if it says a sane one."""
+    value = reply.header("X-Service-Version")
+    return value if value is not None and _VERSION.match(value) else None
+
+
+class Checked:
+    """Sends, and lets through only what the contract allows; an instance is ill when it breaks it.
+
+    Passed on: 200 with a complete JSON object, its bytes as they came. Raised: the service's own
+    errors as :class:`ServiceRefused`, and :class:`Malformed` for all else, its 401 included, for
+    that one is the gateway's fault and not the client's.
+    """
+
+    def __init__(self, send: Proceed, service: str, versions: Versions) -> None:
+        self._send = send
+        self._service = service
+        self._versions = versions
+
+    def __call__(self, call: Call) -> Reply:
+        """Send ``call`` and judge the answer."""
+        reply = self._send(call)
+        self._versions.learn(self._service, service_version(reply))
+        refused = _judge(reply)
+        if refused is not None:
+            reply.close()
+            raise refused
+        return reply
+
+
+def _judge(reply: Reply) -> ServiceRefused | Malformed | None:
+    if reply.status != 200:
+        return _refusal(reply)
+    fault = _fault(reply)
+    return _malformed(reply, fault) if fault else None
+
+
+def _fault(reply: Reply) -> str | None:
+    """Name what makes a 200 unfit to be placed into the envelope unread."""
+    if _media_type(reply) != "application/json":
+        return f"content type {reply.header('Content-Type')!r:.100}"
+    if reply.header("Content-Encoding") not in (None, "identity"):
+        return f"content encoding {reply.header('Content-Encoding')!r:.100}"
+    # Without a length or chunking, the end of the connection would be the only sign of the end.
+    if (
+        reply.header("Content-Length") is None
+        and "chunked" not in (reply.header("Transfer-Encoding") or "").lower()
+    ):
+        return "neither Content-Length nor chunking: cannot tell whether it is whole"
+    body = reply.body
+    if not isinstance(body, bytes) or not body.startswith(b"{") or not body.rstrip(b" \t\r\n").endswith(b"}"):
+        return "body is not a JSON object"
+    return None
+
+
+def _refusal(reply: Reply) -> ServiceRefused | Malformed:
+    facts = _error_facts(reply)
+    code = facts.get("code")
+    sentence = facts.get("error")
+    if not isinstance(code, str) or not isinstance(sentence, str):
+        return _malformed(reply, f"status {reply.status} without the error body")
+    allowed = _AWS_STATUSES if _AWS.match(code) else _KEPT.get(code, ())
+    if reply.status not in allowed:
+        return _malformed(reply, f"status {reply.status} with code {code!r:.60}: {sentence!r:.200}")
+    # Retry-After on what is not a 503 would promise something that nobody said.
+    retry_after = _retry_after(reply) if reply.status == 503 else None
+    return ServiceRefused(
+        reply.status,
+        code,
+        "".join(character for character in sentence[:_SENTENCE_MOST] if character.isprintable()),
+        retry_after=retry_after,
+        service_version=service_version(reply),
+    )
+
+
+def _error_facts(reply: Reply) -> dict[str, Any]:
+    if _media_type(reply) != "application/json" or not isinstance(reply.body, bytes):
+        return {}
+    try:
+        facts = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _retry_after(reply: Reply) -> int:
+    value = reply.header("Retry-After") or ""
+    return min(int(value), _RETRY_AFTER_MOST) if re.fullmatch(r"[0-9]{1,9}", value) else 1
+
+
+def _media_type(reply: Reply) -> str:
+    return (reply.header("Content-Type") or "").partition(";")[0].strip().lower()
+
+
+def _malformed(reply: Reply, fault: str) -> Malformed:
+    log.warning("auxiliary-service broke the contract: %s", fault)
+    return Malformed(cause=fault, service_version=service_version(reply))
