@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
@@ -19,6 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
+from werkzeug.exceptions import MethodNotAllowed
 
 SECONDS = (0.1, 0.3, 0.5, 0.7, 1, 3, 5, 7, 10)
 UNMATCHED = "<unmatched>"
@@ -32,7 +33,15 @@ def route_label() -> str:
     """Name the current request's rule, ``<unmatched>`` for none, ``<unparsed>`` for what gunicorn refused."""
     if "chassis.refusal" in request.environ:
         return UNPARSED
-    return request.url_rule.rule if request.url_rule else UNMATCHED
+    if request.url_rule is not None:
+        return request.url_rule.rule
+    refused = request.routing_exception
+    if isinstance(refused, MethodNotAllowed) and refused.valid_methods:
+        # The path has a rule, for other methods: Flask does not say which.
+        adapter = current_app.create_url_adapter(request)
+        rule, _ = adapter.match(method=next(iter(refused.valid_methods)), return_rule=True)  # type: ignore[union-attr]
+        return str(rule.rule)
+    return UNMATCHED
 
 
 def method_label() -> str:
