@@ -61,7 +61,7 @@ def configuration(service: str, environment: str, version: str, level: str) -> d
         "loggers": {
             "gunicorn.error": {"level": level.upper(), "handlers": [], "propagate": True},
             "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
-            # These tell secrets, bodies and query strings below the level given here, whatever LOG_LEVEL says.
+            # Below the level given here these tell secrets and query strings, whatever LOG_LEVEL says.
             "botocore": {"level": "INFO"},
             "boto3": {"level": "INFO"},
             "urllib3": {"level": "ERROR"},
