@@ -14,9 +14,10 @@
 A policy reads the type and :attr:`GatewayError.sent`, never the text.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from chassis.errors import ServiceError
+from chassis.errors import Detail, ServiceError
 
 
 class GatewayError(ServiceError):
@@ -33,10 +34,11 @@ class GatewayError(ServiceError):
         sentence: str | None = None,
         *,
         cause: str = "",
+        details: Sequence[Detail] = (),
         retry_after: int | None = None,
         service_version: str | None = None,
     ) -> None:
-        super().__init__(sentence, retry_after=retry_after)
+        super().__init__(sentence, details=details, retry_after=retry_after)
         self.cause = cause
         self.service_version = service_version
 
@@ -87,10 +89,20 @@ class ServiceRefused(GatewayError):
     sent = True
 
     def __init__(
-        self, status: int, code: str, sentence: str, *, retry_after: int | None, service_version: str | None
+        self,
+        status: int,
+        code: str,
+        sentence: str,
+        *,
+        details: Sequence[Detail] = (),
+        retry_after: int | None = None,
+        service_version: str | None = None,
     ) -> None:
         super().__init__(
-            f"Auxiliary service error: {sentence}", retry_after=retry_after, service_version=service_version
+            f"Auxiliary service error: {sentence}",
+            details=details,
+            retry_after=retry_after,
+            service_version=service_version,
         )
         self.status = status  # type: ignore[misc]  # the one class whose status is the answer's, not the type's
         self.code = code  # type: ignore[misc]

@@ -5,6 +5,7 @@ import logging
 import re
 from typing import Any
 
+from chassis.errors import Detail
 from main_api.errors import Malformed, ServiceRefused
 from main_api.exchange import Call, Proceed, Reply
 from main_api.upstream.versions import Versions
@@ -16,7 +17,8 @@ _KEPT = {"invalid_request": (400,), "forbidden": (403,), "parameter_not_found": 
 _AWS = re.compile(r"aws_[a-z_]{1,40}\Z")
 _AWS_STATUSES = (502, 503, 504)
 _VERSION = re.compile(r"[A-Za-z0-9._+-]{1,64}\Z")
-_SENTENCE_MOST = 500
+_TEXT_MOST = 500
+_DETAILS_MOST = 20
 _RETRY_AFTER_MOST = 3600
 
 
@@ -89,10 +91,30 @@ def _refusal(reply: Reply) -> ServiceRefused | Malformed:
     return ServiceRefused(
         reply.status,
         code,
-        "".join(character for character in sentence[:_SENTENCE_MOST] if character.isprintable()),
+        _printable(sentence),
+        details=_details(facts.get("details")),
         retry_after=retry_after,
         service_version=service_version(reply),
     )
+
+
+def _printable(text: object) -> str:
+    return "".join(character for character in str(text)[:_TEXT_MOST] if character.isprintable())
+
+
+def _details(given: Any) -> list[Detail]:
+    """Copy the service's details field by field; what has not their shape is left out."""
+    if not isinstance(given, list):
+        return []
+    return [
+        {
+            "field": _printable(item["field"]),
+            "message": _printable(item["message"]),
+            "value": None if item.get("value") is None else _printable(item["value"]),
+        }
+        for item in given[:_DETAILS_MOST]
+        if isinstance(item, dict) and "field" in item and "message" in item
+    ]
 
 
 def _error_facts(reply: Reply) -> dict[str, Any]:
