@@ -93,6 +93,9 @@ class Client:
             body: bytes = raw.read(self._max_body + 1, decode_content=False)
         except (urllib3_errors.HTTPError, OSError) as error:
             raise _translated(error, deadline) from error
+        # Asked for more than there is, urllib3 gives what came before the end without a word.
+        if raw.length_remaining:
+            raise BrokenOff(cause=f"{raw.length_remaining} bytes of the answer are missing")
         if len(body) > self._max_body:
             raise Malformed(cause="answer is over UPSTREAM_MAX_BODY")
         return body

@@ -18,6 +18,7 @@ from dev.run import environments
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
+LIVENESS = {"auxiliary": "/health", "gateway": "/api/health"}
 COMMANDS = {
     "aws": ["-m", "dev.local_aws", "--port", "{port}"],
     "auxiliary": ["-m", "gunicorn", "-c", "auxiliary_service/gunicorn_conf.py", "auxiliary_service.wsgi:app"],
@@ -57,14 +58,14 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any
     raise AssertionError(f"{what}: not within {seconds} s")
 
 
-def request(
-    port: int, target: str, method: str = "GET", timeout: float = 30.0, **headers: str
-) -> Answer:
+def request(port: int, target: str, method: str = "GET", timeout: float = 30.0, **headers: str) -> Answer:
     """Ask once over a connection of its own; header names are written with ``_`` for ``-``."""
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
     begun = time.monotonic()
     try:
-        connection.request(method, target, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        connection.request(
+            method, target, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
         response = connection.getresponse()
         body = response.read()
         return Answer(response.status, response.headers, body, time.monotonic() - begun)
@@ -82,7 +83,7 @@ class Server:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> "Server":
+    def start(self) -> None:
         """Start, and wait until the port is open."""
         arguments = [part.format(port=self.port) for part in COMMANDS[self.name]]
         self.process = subprocess.Popen(
@@ -93,8 +94,10 @@ class Server:
             stderr=self._log,
             start_new_session=True,
         )
-        until(self._open, f"{self.name} listens; it said:\n{self.log()[-2000:]}")
-        return self
+        until(self._open, f"{self.name} listens")
+        # The arbiter opens the port before its worker is there to answer.
+        if self.name != "aws":
+            until(lambda: request(self.port, LIVENESS[self.name]).status == 200, f"{self.name} answers")
 
     def _open(self) -> bool:
         assert self.process is not None
@@ -114,6 +117,13 @@ class Server:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             raise
+
+    def close(self) -> None:
+        """Stop, and let go of the log."""
+        try:
+            self.stop()
+        finally:
+            self._log.close()
 
     def log(self) -> str:
         """Give everything that the process has written so far."""
@@ -142,8 +152,9 @@ def servers(
     running = {}
     try:
         for name in names:
-            running[name] = Server(name, chosen[name], {**environment[name], **settings}).start()
+            running[name] = Server(name, chosen[name], {**environment[name], **settings})
+            running[name].start()
         yield running
     finally:
         for server in running.values():
-            server.stop(signal.SIGTERM)
+            server.close()

@@ -60,16 +60,6 @@ def dripping(data: bytes, before: bytes = b"") -> Behaviour:
     return behave
 
 
-def slow(answer: bytes, seconds: float) -> Behaviour:
-    """Answer every request of a connection after ``seconds``."""
-
-    def behave(client: socket.socket, over: threading.Event) -> None:
-        while read_head(client) and not over.wait(seconds):
-            client.sendall(answer)
-
-    return behave
-
-
 def body(content: bytes, head: bytes = HEAD) -> bytes:
     """Write an answer with its length."""
     return head + b"Content-Length: %d\r\n\r\n" % len(content) + content
