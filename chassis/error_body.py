@@ -73,7 +73,7 @@ def render(error: ServiceError, versions: Mapping[str, str] | None) -> Response:
     else:
         head = {"success": False, "error": error.message}
         content_type = "application/json"
-    response = Response(json.dumps(head | facts), status=error.status, content_type=content_type)
+    response = Response(json.dumps(head | facts) + "\n", status=error.status, content_type=content_type)
     # An error says nothing about the next request: 404, 405, 414 and 501 are cacheable by default.
     response.headers["Cache-Control"] = "no-store"
     response.headers["Vary"] = "Accept"

@@ -21,8 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"main-api: {error}\n")
         return 2
-    for route, pipeline in app.extensions["routes"]:
-        sys.stdout.write(f"{','.join(route.methods)}\t{route.rule}\t{' > '.join(pipeline.links)}\n")
+    table = [
+        f"{','.join(route.methods)}\t{route.rule}\t{' > '.join(pipeline.links)}\n"
+        for route, pipeline in app.extensions["routes"]
+    ]
+    try:
+        sys.stdout.writelines(table)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads had enough (`| head`); what is still buffered would fail again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

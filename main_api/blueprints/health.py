@@ -51,7 +51,7 @@ class Readiness:
             facts["error"] = "Auxiliary service not available"
             versions["auxiliary-service"] = "unknown"
         facts |= {"timestamp": timestamp(), "versions": versions, "service": "main-api"}
-        return (200 if ready else 503), json.dumps(facts).encode()
+        return (200 if ready else 503), f"{json.dumps(facts)}\n".encode()
 
     def _answers(self, call: Call) -> bool:
         try:

@@ -1,0 +1,1 @@
+"""What `make run` needs and production does not: an emulated AWS, demonstration data, a starter."""
