@@ -29,7 +29,6 @@ def document(version: str, routes: Iterable[Route], plain: Mapping[str, Document
             "description": "S3 buckets and SSM parameters over HTTP. Errors have one body: decide by `code`.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        servers=[{"url": "/"}],
         plugins=[MarshmallowPlugin()],
     )
     for schema in (Error, Problem, NotReady):
