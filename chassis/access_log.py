@@ -9,11 +9,16 @@ from collections.abc import Collection
 from flask import Flask, Response, g, request
 
 from chassis.client_address import ClientAddress
-from chassis.metrics import elapsed, route_label, when_done
+from chassis.metrics import bodiless, elapsed, route_label, when_done
 
 log = logging.getLogger(__name__)
 
 PATH_MOST = 512
+
+
+def length(response: Response) -> int | None:
+    """Give the bytes of the body; of one that streams what it announced."""
+    return response.content_length if response.is_streamed else response.calculate_content_length()
 
 
 def install(app: Flask, client_address: ClientAddress, probes: Collection[str]) -> None:
@@ -42,7 +47,7 @@ def install(app: Flask, client_address: ClientAddress, probes: Collection[str]) 
         def finish() -> None:
             fields["durationMs"] = round(elapsed() * 1000, 2)
             fields["upstreamMs"] = None if upstream is None else round(upstream * 1000, 2)
-            fields["bytes"] = 0 if request.method == "HEAD" else response.content_length
+            fields["bytes"] = 0 if bodiless(response) else length(response)
             log.log(
                 level, "%s %s %s", fields["method"], route, response.status_code, extra={"fields": fields}
             )

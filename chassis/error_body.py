@@ -33,14 +33,18 @@ def install(app: Flask, versions: Versions | None = None) -> None:
         known = _known(error)
         return render(known, versions(known) if versions else None)
 
-    app.before_request(_raise_refusal)
+    app.before_request(_refuse_early)
     app.register_error_handler(Exception, answer)
 
 
-def _raise_refusal() -> None:
+def _refuse_early() -> None:
     refusal = request.environ.get("chassis.refusal")
     if refusal is not None:
         raise refusal
+    if request.environ.get("PATH_INFO", "").startswith("//"):
+        # Werkzeug drops leading slashes, so that a rule matched a path that nobody wrote down.
+        request.url_rule = None
+        raise NotFound
 
 
 def _known(error: Exception) -> ServiceError:

@@ -42,7 +42,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        try:
+            return json.dumps(line, default=str, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError):  # NaN, a key that is no text, a circle
+            return json.dumps({name: str(value) for name, value in line.items()}, ensure_ascii=False)
 
 
 def configuration(service: str, environment: str, version: str, level: str) -> dict[str, Any]:

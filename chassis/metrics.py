@@ -8,6 +8,7 @@ was refused before a view, and carry other names and labels.
 
 import functools
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from pathlib import Path
 from time import perf_counter
 
@@ -56,14 +57,18 @@ def elapsed() -> float:
     return perf_counter() - started
 
 
+def bodiless(response: Response) -> bool:
+    """Whether nothing but headers is sent, whatever ``response`` holds (RFC 9110, 6.4.1)."""
+    return request.method == "HEAD" or response.status_code in (204, 304)
+
+
 def when_done(response: Response, finish: Callable[[], None]) -> None:
     """Call ``finish`` when the answer is complete: at once, or at the end of a body that streams.
 
-    Werkzeug never closes an answer without a body (HEAD, 204, 304), so those are complete at once.
+    By then Flask has taken its contexts down: ``finish`` finds ``g`` and ``request`` in a copy.
     """
-    bodiless = request.method == "HEAD" or response.status_code in (204, 304)
-    if response.is_streamed and not bodiless:
-        response.call_on_close(finish)
+    if response.is_streamed and not bodiless(response):
+        response.call_on_close(functools.partial(copy_context().run, finish))
     else:
         finish()
 

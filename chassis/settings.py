@@ -82,15 +82,16 @@ def load(settings: type[T], environ: Mapping[str, str]) -> T:
     try:
         values = schema.load(given)
     except ValidationError as error:
+        values = error.valid_data  # type: ignore[assignment]
         messages_by_name: dict[str, Any] = error.normalized_messages()  # type: ignore[no-untyped-call]
         for name, messages in messages_by_name.items():
             got = "" if declared[name].metadata["secret"] else f" (got {given[name]!r})"
             faults += [f"{name}: {message}{got}" for message in _flat(messages)]
+    made = settings(**{name.lower(): value for name, value in values.items()})
+    # Where a value is wrong, its default stands in, so that these are told in the same start.
+    faults += made.together()
     if faults:
         raise SettingsError(faults)
-    made = settings(**{name.lower(): value for name, value in values.items()})
-    if together := made.together():
-        raise SettingsError(together)
     return made
 
 
