@@ -3,13 +3,13 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from main_api.settings import Settings
 from tests.end_to_end import stand_in
-from tests.end_to_end.processes import Server, request, servers, until
+from tests.end_to_end.processes import HOST, Server, request, servers, until
 from tests.end_to_end.stand_in import Behaviour, body
 
 OBJECT = b'{"success":true,"data":[],"count":0}'
@@ -187,3 +187,25 @@ def test_a_draining_process_says_so_and_goes_on_answering() -> None:
         finally:
             drain_file.unlink()
         assert request(gateway.port, "/api/health/serving").status == 200
+
+
+HALF_A_HEAD = b"GET /api/s3/buckets HTTP/1.1\r\nHost: a\r\n"
+HALF_A_BODY = b"POST /api/s3/buckets HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf"
+NEVER_CLOSING = (b"GET /api/health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"BROKEN\r\n\r\n")
+
+
+def test_clients_that_hold_on_do_not_keep_a_probe_waiting() -> None:
+    with (
+        gateway_before(stand_in.answering(body(OBJECT)), GUNICORN_THREADS="4") as gateway,
+        ExitStack() as held,
+    ):
+        workers = gateway.workers()
+        for data in (*NEVER_CLOSING * 5, *[HALF_A_HEAD] * 8, *[HALF_A_BODY] * 8):
+            client = held.enter_context(socket.create_connection((HOST, gateway.port), timeout=10))
+            client.sendall(data)
+        for _ in range(10):
+            probe = request(gateway.port, "/api/health")
+            assert probe.status == 200
+            assert probe.seconds < 0.25
+
+        assert gateway.workers() == workers
