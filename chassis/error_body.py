@@ -41,8 +41,10 @@ def _refuse_early() -> None:
     refusal = request.environ.get("chassis.refusal")
     if refusal is not None:
         raise refusal
-    if request.environ.get("PATH_INFO", "").startswith("//"):
-        # Werkzeug drops leading slashes, so that a rule matched a path that nobody wrote down.
+    written = request.environ.get("RAW_URI", "").partition("?")[0]
+    if request.environ.get("PATH_INFO", "").startswith("//") or "%" in written:
+        # Werkzeug drops leading slashes and WSGI decodes `%2F`, which is no slash (RFC 3986, 2.2), so that
+        # a rule matched a path that nobody wrote down.
         request.url_rule = None
         raise NotFound
 

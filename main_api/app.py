@@ -27,11 +27,13 @@ from main_api.upstream.versions import Versions
 
 LIVENESS = "/api/health"
 SERVING = "/api/health/serving"
+# What the document describes besides routes: plain views, and itself.
 PLAIN = {
     LIVENESS: Documentation("Whether this process is alive", "text/plain", tag="health"),
     SERVING: Documentation(
         "Whether this process takes work", "text/plain", "503 while it drains.", (503,), "health"
     ),
+    "/openapi.json": Documentation("This document", "application/json", tag="console"),
     "/metrics": Documentation("Metrics for Prometheus", "text/plain", tag="operations"),
 }
 CORS_ALLOW = "Authorization, X-API-Key, Content-Type, If-None-Match, X-Request-ID"
@@ -85,7 +87,8 @@ def _parts(settings: Settings, session: Session, telemetry: Telemetry, versions:
 
 def _routes(settings: Settings, parts: Parts, versions: Versions) -> Iterator[Route]:
     auxiliary = parts.services[AUXILIARY]
-    ask = partial(auxiliary.balance, proceed=auxiliary.send)
+    # Turns of its own: between two of its tries no other request takes one.
+    ask = partial(Balance(auxiliary.instances), proceed=auxiliary.send)
     readiness = ready.Readiness(ask, len(auxiliary.instances), versions.shown)
     described = (*buckets.ROUTES, *parameters.ROUTES, *ready.routes(readiness), *console.PAGES)
     yield from described

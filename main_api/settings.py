@@ -11,7 +11,7 @@ from marshmallow import ValidationError, fields, validate
 from chassis.client_address import Network
 from chassis.settings import ServiceSettings, setting
 
-_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z")
+_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?\Z")
 
 
 class CommaSeparated(fields.Field[Any]):

@@ -41,7 +41,8 @@ def document(version: str, routes: Iterable[Route], plain: Mapping[str, Document
         spec.path(
             path=path, operations={"get": _operation(path.strip("/").replace("/", "-"), documentation, None)}
         )
-    return json.dumps(spec.to_dict(), separators=(",", ":")).encode()
+    # Python's end of text is ECMAScript's letter Z.
+    return json.dumps(spec.to_dict(), separators=(",", ":")).replace(r'\\Z"', '$"').encode()
 
 
 def _operation(name: str, documentation: Documentation, query: type[Schema] | None) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def _operation(name: str, documentation: Documentation, query: type[Schema] | No
         "summary": documentation.summary,
         "tags": [documentation.tag],
         "responses": {"200": _success(documentation)}
-        | {str(code): _failure(code, name) for code in statuses},
+        | {str(code): _failure(code, name, documentation) for code in statuses},
     }
     if documentation.description:
         operation["description"] = documentation.description
@@ -69,12 +70,14 @@ def _success(documentation: Documentation) -> dict[str, Any]:
     return {"description": "OK", "headers": headers, "content": content}
 
 
-def _failure(status: int, name: str) -> dict[str, Any]:
+def _failure(status: int, name: str, documentation: Documentation) -> dict[str, Any]:
     description = HTTPStatus(status).phrase
     if status == 304:
         return {"description": description, "headers": {"X-Request-ID": REQUEST_ID, "ETag": ETAG}}
     if status == 503 and name == "ready":
         return {"description": "Not ready", "content": {"application/json": {"schema": NotReady}}}
+    if status in documentation.errors and documentation.answer == "text/plain":
+        return {"description": description, "content": {documentation.answer: {}}}
     headers = {"X-Request-ID": REQUEST_ID} | ({"Retry-After": RETRY_AFTER} if status == 503 else {})
     content = {"application/json": {"schema": Error}, "application/problem+json": {"schema": Problem}}
     return {"description": description, "headers": headers, "content": content}

@@ -11,7 +11,7 @@ from flask import Response, g, request
 from marshmallow import ValidationError
 
 from chassis.client_address import ClientAddress
-from chassis.errors import BadRequest, Detail, NotFound, ValidationFailed
+from chassis.errors import BadRequest, Detail, ValidationFailed
 from main_api.exchange import Call, Caller, Reply, Stream
 from main_api.routing import envelope
 from main_api.routing.pipeline import Pipeline
@@ -52,7 +52,6 @@ def view(route: Route, pipeline: Pipeline, door: Door) -> Callable[[], Response]
 
 def _call(route: Route, door: Door) -> Call:
     begun = monotonic()
-    _refuse_other_spellings()
     if request.content_length or "Transfer-Encoding" in request.headers:
         raise BadRequest("A request body is not accepted here")
     path = route.end.path if isinstance(route.end, ToService) else request.path
@@ -67,13 +66,6 @@ def _call(route: Route, door: Door) -> Call:
         caller=Caller(address),
         request_id=g.request_id,
     )
-
-
-def _refuse_other_spellings() -> None:
-    """Answer 404 where the path only matched because WSGI decodes it: ``%2F`` is no slash (RFC 3986, 2.2)."""
-    raw = request.environ.get("RAW_URI", "").partition("?")[0]
-    if "%" in raw:
-        raise NotFound
 
 
 def _query(route: Route) -> tuple[tuple[str, str], ...]:
@@ -103,7 +95,7 @@ def _detail(name: str, messages: list[str], given: Mapping[str, list[str]]) -> D
 def _response(reply: Reply, door: Door | None) -> Response:
     """Make the response of a reply; ``door`` is given where the body goes into the envelope."""
     try:
-        made = _not_modified(reply) or (_enveloped(reply, door) if door else _plain(reply))
+        made = _not_modified(reply, door) or (_enveloped(reply, door) if door else _plain(reply))
     except BaseException:
         reply.close()
         raise
@@ -124,7 +116,7 @@ def _plain(reply: Reply) -> Response:
     return Response(body, status=reply.status, headers=list(reply.headers))
 
 
-def _not_modified(reply: Reply) -> Response | None:
+def _not_modified(reply: Reply, door: Door | None) -> Response | None:
     """Make the 304 where the client's ``If-None-Match`` has the answer's tag (RFC 9110, 13.1.2: weakly)."""
     tag = reply.header("ETag")
     if tag is None or reply.status != 200 or "If-None-Match" not in request.headers:
@@ -132,6 +124,9 @@ def _not_modified(reply: Reply) -> Response | None:
     if not request.if_none_match.contains_weak(tag.removeprefix("W/").strip('"')):
         return None
     response = Response(status=304, headers=_passed(reply))
+    # A browser takes a 304's fields over into its copy (RFC 9111, 4.3.4): a page keeps its own policy.
+    if door is None and (policy := reply.header("Content-Security-Policy")):
+        response.headers["Content-Security-Policy"] = policy
     del response.headers["Content-Type"]
     return response
 

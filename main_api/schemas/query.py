@@ -44,14 +44,14 @@ class Page(Query):
     """What the lists share."""
 
     limit = fields.String(
-        validate=validate.Regexp(r"([1-9][0-9]{0,2}|1000)\Z", error="Must be a whole number from 1 to 1000"),
+        validate=validate.Regexp(r"^([1-9][0-9]{0,2}|1000)\Z", error="Must be a whole number from 1 to 1000"),
         metadata={
             "description": "At most so many items; fewer beside a nextToken are possible.",
             "example": "100",
         },
     )
     nextToken = fields.String(  # noqa: N815 - the name on the wire
-        validate=validate.Regexp(r"[A-Za-z0-9_.~=\-]{1,4096}\Z", error="Is not a token of this API"),
+        validate=validate.Regexp(r"^[A-Za-z0-9_.~=\-]{1,4096}\Z", error="Is not a token of this API"),
         metadata={"description": "Where the page before ended; opaque."},
     )
 
@@ -67,7 +67,7 @@ class BucketsQuery(Page):
 
     prefix = fields.String(
         validate=validate.Regexp(
-            r"[A-Za-z0-9._\-]{1,255}\Z", error="Must be the beginning of a bucket's name"
+            r"^[A-Za-z0-9._\-]{1,255}\Z", error="Must be the beginning of a bucket's name"
         ),
         metadata={"description": "Only buckets whose names begin so."},
     )

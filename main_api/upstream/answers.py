@@ -92,7 +92,7 @@ def _refusal(reply: Reply) -> ServiceRefused | Malformed:
         reply.status,
         code,
         _printable(sentence),
-        details=_details(facts.get("details")),
+        details=_details(facts.get("details")) if reply.status == 400 else (),
         retry_after=retry_after,
         service_version=service_version(reply),
     )

@@ -18,7 +18,12 @@ log = logging.getLogger(__name__)
 OutgoingHeaders = Callable[[Call, float], Iterable[tuple[str, str]]]
 
 # urllib3's names for a connection that never came about: nothing of the request was sent.
-_NEVER_CONNECTED = (urllib3_errors.NewConnectionError, urllib3_errors.ConnectTimeoutError)
+_NEVER_CONNECTED = (
+    urllib3_errors.NewConnectionError,
+    urllib3_errors.ConnectTimeoutError,
+    urllib3_errors.LocationValueError,
+    requests.exceptions.InvalidURL,
+)
 
 
 class Client:
@@ -61,9 +66,8 @@ class Client:
     def _exchange(self, call: Call, url: str, left: float) -> Reply:
         if left <= 0:
             raise GatewayTimeout(cause="no time left before sending")
-        request = self._request(call, url, left)
         try:
-            response = self._session.send(request, call.deadline)
+            response = self._session.send(self._request(call, url, left), call.deadline)
         except (requests.RequestException, urllib3_errors.HTTPError, OSError) as error:
             raise _translated(error, call.deadline) from error
         try:
@@ -87,7 +91,7 @@ class Client:
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         raw = response.raw
         length = response.headers.get("Content-Length", "")
-        if length.isascii() and length.isdigit() and int(length) > self._max_body:
+        if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > self._max_body):
             raise Malformed(cause=f"answer of {length} bytes is over UPSTREAM_MAX_BODY")
         try:
             body: bytes = raw.read(self._max_body + 1, decode_content=False)
@@ -105,7 +109,7 @@ def _translated(error: Exception, deadline: float) -> GatewayError:
     """Turn an exception of requests, urllib3 or the socket into one of ours, by type and clock."""
     # The outer exceptions carry the URL in their text, and a query string is never logged.
     reason = _innermost(error)
-    cause = f"{type(reason).__name__}: {reason}"
+    cause = f"{type(reason).__name__}: {reason}".partition("?")[0]
     if isinstance(reason, _NEVER_CONNECTED):
         # Not having connected within CONNECT_TIMEOUT is the instance's fault; at the deadline it is time's.
         if monotonic() >= deadline:

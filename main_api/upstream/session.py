@@ -106,6 +106,8 @@ class Session:
         ``deadline`` is a moment of the monotonic clock, still to come. Raises requests' exceptions.
         """
         left = deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError("the deadline of the call has passed")
         token = _deadline.set(deadline)
         try:
             return self._session.get_adapter(str(prepared.url)).send(

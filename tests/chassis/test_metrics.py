@@ -84,7 +84,7 @@ def test_no_path_or_method_that_a_client_invents_becomes_a_series(fresh: FlaskCl
     text = fresh.get("/metrics").text
 
     assert "invented" not in text.lower()
-    assert "4321" not in text
+    assert "/sized/4321" not in text
 
 
 @pytest.mark.parametrize("path", ["/", "/plain", "/nowhere"])

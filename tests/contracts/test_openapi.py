@@ -1,0 +1,289 @@
+"""The document is valid, names what the app serves and nothing else, and real answers are as it says."""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+import jsonschema
+import pytest
+import requests
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from requests.adapters import HTTPAdapter
+from werkzeug.test import TestResponse
+
+from chassis.errors import BadRequest, HeadersTooLarge, NotImplementedHere, ServiceError, UriTooLong
+from main_api.app import create_app
+from main_api.settings import Settings
+from main_api.upstream.session import Session
+
+APP = create_app(Settings(service_version="7.8.9"))
+DOCUMENT: dict[str, Any] = json.loads(APP.test_client().get("/openapi.json").data)
+# Parts of a page, which nobody asks for by hand: the only rules that are not described.
+UNDESCRIBED = ("/console/", "/docs/")
+
+EVERYWHERE = {400, 405, 414, 431, 500, 501}
+SERVED = {
+    "/api/s3/buckets": {200, 304, 502, 503, 504},
+    "/api/parameters/list": {200, 304, 403, 502, 503, 504},
+    "/api/parameters": {200, 304, 403, 404, 502, 503, 504},
+    "/api/health": {200},
+    "/api/health/ready": {200, 503},
+    "/api/health/serving": {200, 503},
+    "/metrics": {200},
+    "/": {200, 304},
+    "/docs": {200, 304},
+    "/openapi.json": {200},
+}
+
+
+def test_the_document_is_valid_openapi_3_1() -> None:
+    assert DOCUMENT["openapi"].startswith("3.1.")
+    assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
+
+
+def test_every_rule_of_the_app_is_described_but_for_the_parts_of_pages() -> None:
+    rules = {rule.rule for rule in APP.url_map.iter_rules()}
+
+    assert {rule for rule in rules if not rule.startswith(UNDESCRIBED)} - set(DOCUMENT["paths"]) == set()
+
+
+def test_every_path_that_is_described_is_served_by_its_methods() -> None:
+    methods = {rule.rule: rule.methods for rule in APP.url_map.iter_rules()}
+
+    for path, operations in DOCUMENT["paths"].items():
+        assert {each.upper() for each in operations} == {"GET"}
+        assert "GET" in (methods[path] or ())
+
+
+@pytest.mark.parametrize("path", SERVED)
+def test_every_status_of_the_contract_is_described_and_no_other(path: str) -> None:
+    described = {int(status) for status in DOCUMENT["paths"][path]["get"]["responses"]}
+
+    assert described == SERVED[path] | EVERYWHERE
+
+
+def test_every_operation_has_its_own_name_and_a_summary() -> None:
+    operations = [operations["get"] for operations in DOCUMENT["paths"].values()]
+
+    assert len({each["operationId"] for each in operations}) == len(operations)
+    assert all(each["summary"] and each["tags"] for each in operations)
+
+
+def test_the_version_is_the_services() -> None:
+    assert DOCUMENT["info"]["version"] == "7.8.9"
+
+
+def test_the_query_is_described_as_it_is_checked() -> None:
+    described = {
+        path: {(each["name"], each["required"]) for each in operations["get"].get("parameters", ())}
+        for path, operations in DOCUMENT["paths"].items()
+    }
+
+    page = {("limit", False), ("nextToken", False), ("prefix", False)}
+    assert described["/api/s3/buckets"] == page
+    assert described["/api/parameters/list"] == page | {("decrypt", False)}
+    assert described["/api/parameters"] == {("name", True), ("decrypt", False)}
+    assert not any(
+        described[path] for path in described if path not in SERVED or not path.startswith("/api/")
+    )
+
+
+def pattern(path: str, name: str) -> str:
+    parameters = DOCUMENT["paths"][path]["get"]["parameters"]
+    return str(next(each["schema"]["pattern"] for each in parameters if each["name"] == name))
+
+
+@pytest.mark.parametrize(
+    ("name", "lawful", "unlawful"),
+    [
+        ("limit", ["1", "1000"], ["0", "1001", "x1", "1x"]),
+        ("nextToken", ["a-b_c="], ["", "a b", " a"]),
+        ("prefix", ["logs-2023"], ["", "a/b", "/a"]),
+    ],
+)
+def test_a_pattern_of_the_query_means_the_same_to_every_reader(
+    name: str, lawful: list[str], unlawful: list[str]
+) -> None:
+    """JSON Schema's patterns are ECMAScript's: searched for, not matched, and ``\\Z`` is the letter Z."""
+    described = pattern("/api/s3/buckets", name)
+
+    assert not re.search(r"\\[AZz]|\(\?P", described)
+    assert all(re.search(described, each) for each in lawful)
+    assert not any(re.search(described, each) for each in unlawful)
+
+
+# Real answers.
+
+
+def closed(schema: Any) -> Any:
+    """Give the schemas with every object closed, so that what is answered and not described is a fault."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: closed(each) for name, each in schema.items()}
+    return {**made, "additionalProperties": False} if schema.get("type") == "object" else made
+
+
+def assert_as_described(path: str, answer: TestResponse) -> None:
+    """Hold an answer to what the document says of this path and status: type, body, headers."""
+    response = DOCUMENT["paths"][path]["get"]["responses"][str(answer.status_code)]
+    for name in response.get("headers", {}):
+        assert name in answer.headers
+    if answer.status_code == 304:
+        assert answer.data == b""
+        assert "content" not in response
+        return
+    assert answer.mimetype in response["content"]
+    schema = response["content"][answer.mimetype].get("schema")
+    if schema is None:
+        assert answer.mimetype != "application/problem+json"
+        return
+    components = closed(DOCUMENT["components"])
+    jsonschema.Draft202012Validator({**schema, "components": components}).validate(
+        answer.get_json(force=True)
+    )
+
+
+DATE = datetime(2023, 12, 1, 12, tzinfo=UTC)
+PARAMETER = {
+    "Name": "/myproject/a",
+    "Type": "String",
+    "Value": "v",
+    "Version": 1,
+    "LastModifiedDate": DATE,
+    "DataType": "text",
+    "ARN": "arn:aws:ssm:us-west-2:1:parameter/myproject/a",
+}
+SECRET = {**PARAMETER, "Name": "/myproject/b", "Type": "SecureString", "Value": "kms:cipher"}
+AWS_ANSWERS = {
+    "ListBuckets": {"Buckets": [{"Name": "b", "CreationDate": DATE}], "ContinuationToken": "more"},
+    "GetParametersByPath": {"Parameters": [PARAMETER, SECRET], "NextToken": "more"},
+    "GetParameter": {"Parameter": SECRET},
+}
+
+
+def answering(operation: str, _: dict[str, Any]) -> Any:
+    return AWS_ANSWERS[operation]
+
+
+TARGETS = {
+    "/api/s3/buckets": "/api/s3/buckets?limit=1",
+    "/api/parameters/list": "/api/parameters/list?limit=10",
+    "/api/parameters": "/api/parameters?name=b",
+}
+PROBLEM = {"Accept": "application/problem+json"}
+
+
+@pytest.mark.parametrize("path", SERVED)
+def test_what_succeeds_is_as_described(path: str, pair_over_fake_aws: Callable[..., Any]) -> None:
+    pair = pair_over_fake_aws()
+    pair.aws.answer = answering
+
+    answer = pair.gateway.get(TARGETS.get(path, path))
+
+    assert answer.status_code == 200
+    assert_as_described(path, answer)
+
+
+@pytest.mark.parametrize("path", [path for path, statuses in SERVED.items() if 304 in statuses])
+def test_a_304_is_as_described(path: str, pair_over_fake_aws: Callable[..., Any]) -> None:
+    pair = pair_over_fake_aws()
+    pair.aws.answer = answering
+
+    answer = pair.gateway.get(TARGETS.get(path, path), headers={"If-None-Match": "*"})
+
+    assert answer.status_code == 304
+    assert_as_described(path, answer)
+
+
+AWS_CODES = {502: "InternalServerError", 503: "SlowDown", 504: "RequestTimeout", 404: "ParameterNotFound"}
+
+
+@pytest.mark.parametrize("headers", [{}, PROBLEM], ids=["plain", "problem"])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [(path, status) for path in TARGETS for status in sorted(SERVED[path] & set(AWS_CODES))],
+)
+def test_what_aws_fails_at_is_as_described(
+    path: str, status: int, headers: dict[str, str], pair_over_fake_aws: Callable[..., Any]
+) -> None:
+    pair = pair_over_fake_aws()
+    pair.aws.fail(AWS_CODES[status])
+
+    answer = pair.gateway.get(TARGETS[path], headers=headers)
+
+    assert answer.status_code == status
+    assert_as_described(path, answer)
+
+
+@pytest.mark.parametrize("headers", [{}, PROBLEM], ids=["plain", "problem"])
+@pytest.mark.parametrize("path", TARGETS)
+def test_what_is_refused_is_as_described(
+    path: str, headers: dict[str, str], pair_over_fake_aws: Callable[..., Any]
+) -> None:
+    client = pair_over_fake_aws().gateway
+    answers = [
+        client.get(f"{path}?x=1&x=2", headers=headers),
+        client.post(path, headers=headers),
+        client.get(TARGETS[path], headers=headers, data=b"x"),
+    ]
+    if 403 in SERVED[path]:
+        answers.append(
+            client.get(
+                f"{path}?decrypt=true&name=a".replace("list?decrypt=true&name=a", "list?decrypt=true"),
+                headers=headers,
+            )
+        )
+
+    assert [each.status_code for each in answers] == [400, 405, 400, 403][: len(answers)]
+    for answer in answers:
+        assert_as_described(path, answer)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [BadRequest(), UriTooLong(), HeadersTooLarge(), NotImplementedHere(), ServiceError()],
+    ids=lambda refusal: str(refusal.status),
+)
+def test_what_the_server_refuses_is_as_described(
+    refusal: ServiceError, pair_over_fake_aws: Callable[..., Any]
+) -> None:
+    answer = pair_over_fake_aws().gateway.get("/", environ_overrides={"chassis.refusal": refusal})
+
+    for path in SERVED:
+        assert_as_described(path, answer)
+
+
+class Failing(HTTPAdapter):
+    def send(self, *_: Any, **__: Any) -> requests.Response:
+        raise requests.ConnectionError
+
+
+def test_not_ready_is_as_described() -> None:
+    session = Session(pool_size=1, connect_timeout=1)
+    session.mount("http://", Failing())
+
+    answer = create_app(Settings(), session).test_client().get("/api/health/ready")
+
+    assert answer.status_code == 503
+    assert_as_described("/api/health/ready", answer)
+
+
+def test_draining_is_as_described(tmp_path: Any) -> None:
+    file = tmp_path / "draining"
+    file.touch()
+
+    answer = create_app(Settings(drain_file=str(file))).test_client().get("/api/health/serving")
+
+    assert answer.status_code == 503
+    assert_as_described("/api/health/serving", answer)
+
+
+def test_the_phrases_are_those_of_http() -> None:
+    for path in TARGETS:
+        for status, response in DOCUMENT["paths"][path]["get"]["responses"].items():
+            assert response["description"] == HTTPStatus(int(status)).phrase

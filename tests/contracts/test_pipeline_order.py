@@ -1,0 +1,61 @@
+"""The links of every route, written out, outermost first."""
+
+import pytest
+
+from main_api.app import create_app
+from main_api.settings import Settings
+
+FUNCTION = ("function",)
+LINKS = {
+    "/api/s3/buckets": ("balance", "send"),
+    "/api/parameters/list": ("scopes", "balance", "send"),
+    "/api/parameters": ("scopes", "balance", "send"),
+    "/api/health/ready": FUNCTION,
+    "/": FUNCTION,
+    "/docs": FUNCTION,
+    "/openapi.json": FUNCTION,
+    "/console/page.css": FUNCTION,
+    "/console/page.js": FUNCTION,
+    "/console/docs.js": FUNCTION,
+    "/docs/index.css": FUNCTION,
+    "/docs/swagger-ui.css": FUNCTION,
+    "/docs/swagger-ui-bundle.js": FUNCTION,
+    "/docs/favicon-32x32.png": FUNCTION,
+}
+PLAIN_VIEWS = {"/api/health", "/api/health/serving", "/metrics"}
+# Where two links stand in one chain, they stand in this order, on every route.
+ORDER = (
+    "authenticate",
+    "rate_limit",
+    "scopes",
+    "admission",
+    "cache",
+    "bulkhead",
+    "retry",
+    "balance",
+    "breaker",
+    "send",
+)
+
+APP = create_app(Settings())
+BUILT = {route.rule: pipeline.links for route, pipeline in APP.extensions["routes"]}
+
+
+def test_every_route_has_these_links_and_no_other_route_exists() -> None:
+    assert BUILT == LINKS
+
+
+def test_only_probes_and_metrics_are_plain_views() -> None:
+    assert {rule.rule for rule in APP.url_map.iter_rules()} - set(BUILT) == PLAIN_VIEWS
+
+
+@pytest.mark.parametrize("rule", [rule for rule, links in LINKS.items() if links != FUNCTION])
+def test_the_order_is_the_same_on_every_route(rule: str) -> None:
+    links = BUILT[rule]
+
+    assert list(links) == sorted(links, key=ORDER.index)
+    assert links[-1] == "send"
+
+
+def test_every_route_is_asked_by_get_alone() -> None:
+    assert {route.methods for route, _ in APP.extensions["routes"]} == {("GET",)}
