@@ -1,0 +1,17 @@
+"""The real settings with shorter times, given as DEMO_<NAME>, so that the tests are quick."""
+
+import os
+from typing import ClassVar
+
+from chassis.settings import ServiceSettings, load
+from chassis.worker import Worker, gunicorn_settings
+
+
+class Settings(ServiceSettings):
+    SERVICE: ClassVar[str] = "demo"
+
+
+times = {name[5:]: float(value) for name, value in os.environ.items() if name.startswith("DEMO_")}
+settings = load(Settings, os.environ)
+globals().update(gunicorn_settings(settings, "demo:wsgi"))
+worker_class = type("DemoWorker", (Worker,), times)
