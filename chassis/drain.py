@@ -2,7 +2,7 @@
 
 New connections are refused from the first moment of SIGTERM, so what must come before it is the
 preStop hook's: ``python -m chassis.drain``. The workers look for the file (``/serving`` turns 503 for
-the readiness probe); gunicorn's ``on_starting`` removes it at the next start.
+the readiness probe); the next start removes it.
 """
 
 import argparse

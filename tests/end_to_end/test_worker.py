@@ -25,16 +25,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chassis.settings import RUNTIME_DIR, ServiceSettings
-from chassis.worker import (
-    HEADERS_BYTES,
-    ClientGone,
-    Parser,
-    ReadTimeout,
-    Sender,
-    Worker,
-    decidable,
-    gunicorn_settings,
-)
+from chassis.worker import Worker, gunicorn_settings
+from chassis.worker.reading import HEADERS_BYTES, Parser, ReadTimeout, decidable
+from chassis.worker.writing import ClientGone, Sender
 
 ROOT = Path(__file__).parents[2]
 PROMISED = 0.25
@@ -646,7 +639,7 @@ def starting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
     monkeypatch.setattr("chassis.settings.RUNTIME_DIR", tmp_path)
 
     def start(master_pid: int = 0) -> None:
-        hook: Any = gunicorn_settings(Settings(), "demo:wsgi")["on_starting"]
+        hook: Any = gunicorn_settings(Settings(), "demo:wsgi")["when_ready"]
         hook(SimpleNamespace(master_pid=master_pid))
 
     return start
