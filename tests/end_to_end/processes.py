@@ -156,5 +156,6 @@ def servers(
             running[name].start()
         yield running
     finally:
-        for server in running.values():
+        # Callers first: a server keeps the connections of its callers open for a while.
+        for server in reversed(running.values()):
             server.close()

@@ -66,8 +66,8 @@ def body(content: bytes, head: bytes = HEAD) -> bytes:
 
 
 @contextmanager
-def stand_in(behave: Behaviour) -> Iterator[int]:
-    """Serve ``behave`` to every connection, each in a thread of its own; give the port."""
+def stand_in(behave: Behaviour, port: int = 0) -> Iterator[int]:
+    """Serve ``behave`` to every connection, each in a thread of its own, on ``port`` or any free one."""
     over = threading.Event()
     clients: list[socket.socket] = []
 
@@ -84,7 +84,7 @@ def stand_in(behave: Behaviour) -> Iterator[int]:
             clients.append(client)
             threading.Thread(target=serve, args=(client,), daemon=True).start()
 
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+    with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
         acceptor = threading.Thread(target=accept, args=(listener,), daemon=True)
         acceptor.start()
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from main_api.settings import Settings
 from tests.end_to_end import stand_in
-from tests.end_to_end.processes import HOST, Server, request, servers, until
+from tests.end_to_end.processes import HOST, Server, free_port, request, servers, until
 from tests.end_to_end.stand_in import Behaviour, body
 
 OBJECT = b'{"success":true,"data":[],"count":0}'
@@ -122,9 +122,10 @@ def test_nonsense_of_the_auxiliary_is_502_and_the_next_request_is_not_harmed(beh
 
 
 def test_a_hanging_aws_is_the_auxiliarys_own_504() -> None:
+    aws = free_port()
     with (
-        stand_in.stand_in(stand_in.hanging) as aws,
         servers("auxiliary", "gateway", ports={"aws": aws}, REQUEST_TIMEOUT="1") as running,
+        stand_in.stand_in(stand_in.hanging, aws),
     ):
         answer = request(running["gateway"].port, "/api/parameters?name=database/host")
 
