@@ -10,12 +10,13 @@ import logging.config
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from chassis import timestamp
 
 # What every line of this request carries (requestId, traceId); set by the rooms that know it.
-request_context: ContextVar[Mapping[str, str]] = ContextVar("request_context", default={})  # noqa: B039
+request_context: ContextVar[Mapping[str, str]] = ContextVar("request_context", default=MappingProxyType({}))
 
 
 class JsonFormatter(logging.Formatter):

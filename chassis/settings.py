@@ -14,7 +14,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-# Memory-backed, and the only place that a read-only root file system leaves writable.
+# Memory-backed, and the only place that a read-only root file system leaves writable. Names in it are
+# checked to be ours before they are used (chassis/worker/configuration.py).
 RUNTIME_DIR = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())  # noqa: S108
 
 

@@ -1,24 +1,13 @@
-"""gunicorn's configuration: ``gunicorn -c main_api/gunicorn_conf.py main_api.wsgi:app``.
-
-A wrong setting ends the start here, before the fork, with the list of all faults.
-"""
+"""gunicorn's configuration: ``gunicorn -c main_api/gunicorn_conf.py main_api.wsgi:app``."""
 
 import os
-import sys
 from typing import Any
 
-from chassis.settings import SettingsError, load
-from chassis.worker import gunicorn_settings
+from chassis.worker import configure
 from main_api.settings import Settings
 
-try:
-    settings = load(Settings, os.environ)
-except SettingsError as error:
-    sys.exit("\n".join(["main-api cannot start:", *error.faults]))
-
-# Before anything imports prometheus_client, which chooses its kind of values then.
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(settings.metrics_path)
-globals().update(gunicorn_settings(settings, "main_api.wsgi:app"))
+settings, configuration = configure(Settings, "main_api.wsgi:app", os.environ)
+globals().update(configuration)
 
 
 def on_starting(server: Any) -> None:

@@ -20,7 +20,7 @@ What gunicorn itself refuses is answered by the loaded application, which finds 
 HTTP/1 without TLS only. No Flask here.
 """
 
-from chassis.worker.configuration import gunicorn_settings
+from chassis.worker.configuration import configure, gunicorn_settings
 from chassis.worker.process import Worker
 
-__all__ = ["Worker", "gunicorn_settings"]
+__all__ = ["Worker", "configure", "gunicorn_settings"]

@@ -2,13 +2,34 @@
 
 import os
 import stat
+import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from chassis.json_logs import configuration
-from chassis.settings import RUNTIME_DIR, ServiceSettings
+from chassis.settings import RUNTIME_DIR, ServiceSettings, SettingsError, load
 from chassis.worker.reading import HEADER_FIELD_BYTES, HEADER_FIELDS, REQUEST_LINE_BYTES
+
+T = TypeVar("T", bound=ServiceSettings)
+
+
+def configure(
+    settings_class: type[T], app: str, environ: MutableMapping[str, str]
+) -> tuple[T, dict[str, object]]:
+    """Load a service's settings and give them with gunicorn's configuration; what a ``gunicorn_conf`` does.
+
+    A wrong setting ends the process here, before the fork, with the list of all faults. Sets
+    ``PROMETHEUS_MULTIPROC_DIR`` in ``environ``.
+    """
+    try:
+        settings = load(settings_class, environ)
+    except SettingsError as error:
+        sys.exit("\n".join([f"{settings_class.SERVICE} cannot start:", *error.faults]))
+    # Before anything imports prometheus_client, which chooses its kind of values then.
+    environ["PROMETHEUS_MULTIPROC_DIR"] = str(settings.metrics_path)
+    return settings, gunicorn_settings(settings, app)
 
 
 def gunicorn_settings(settings: ServiceSettings, app: str) -> dict[str, object]:

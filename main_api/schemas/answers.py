@@ -18,7 +18,7 @@ class Bucket(Schema):
     """A bucket of the account."""
 
     name = fields.String(required=True, metadata={"example": "demo-assets"})
-    creationDate = fields.String(required=True, metadata=TIME)  # noqa: N815
+    creationDate = fields.String(required=True, metadata=TIME)
 
 
 class Parameter(Schema):
@@ -30,14 +30,14 @@ class Parameter(Schema):
         required=True, allow_none=True, metadata={"description": "null for a SecureString that is redacted"}
     )
     version = fields.Integer(required=True)
-    lastModifiedDate = fields.String(required=True, metadata=TIME)  # noqa: N815
+    lastModifiedDate = fields.String(required=True, metadata=TIME)
     redacted = fields.Boolean(metadata={"description": "true: the value is a secret and was not decrypted"})
 
 
 class OneParameter(Parameter):
     """A parameter that was asked for by name."""
 
-    dataType = fields.String(required=True, metadata={"example": "text"})  # noqa: N815
+    dataType = fields.String(required=True, metadata={"example": "text"})
 
 
 class _Answer(Schema):
@@ -47,7 +47,7 @@ class _Answer(Schema):
 
 class _List(_Answer):
     count = fields.Integer(required=True)
-    nextToken = fields.String(metadata={"description": "Ask with it for the next page."})  # noqa: N815
+    nextToken = fields.String(metadata={"description": "Ask with it for the next page."})
 
 
 class BucketList(_List):
@@ -123,11 +123,11 @@ class Error(Schema):
     success = fields.Boolean(required=True, metadata={"enum": [False]})
     error = fields.String(required=True, metadata={"description": "One sentence."})
     code = fields.String(required=True, metadata={"description": "Stable; decide by this."})
-    requestId = fields.String(required=True)  # noqa: N815
+    requestId = fields.String(required=True)
     versions = fields.Nested(Versions, required=True)
     timestamp = fields.String(required=True, metadata=TIME)
     details = fields.List(fields.Nested(FieldFault))
-    retryAfter = fields.Integer(metadata={"description": "Seconds; the header Retry-After says the same."})  # noqa: N815
+    retryAfter = fields.Integer(metadata={"description": "Seconds; the header Retry-After says the same."})
 
 
 class Problem(Schema):
@@ -138,8 +138,8 @@ class Problem(Schema):
     status = fields.Integer(required=True)
     detail = fields.String(required=True)
     code = fields.String(required=True)
-    requestId = fields.String(required=True)  # noqa: N815
+    requestId = fields.String(required=True)
     versions = fields.Nested(Versions, required=True)
     timestamp = fields.String(required=True, metadata=TIME)
     details = fields.List(fields.Nested(FieldFault))
-    retryAfter = fields.Integer()  # noqa: N815
+    retryAfter = fields.Integer()

@@ -50,7 +50,7 @@ class Page(Query):
             "example": "100",
         },
     )
-    nextToken = fields.String(  # noqa: N815 - the name on the wire
+    nextToken = fields.String(
         validate=validate.Regexp(r"^[A-Za-z0-9_.~=\-]{1,4096}\Z", error="Is not a token of this API"),
         metadata={"description": "Where the page before ended; opaque."},
     )

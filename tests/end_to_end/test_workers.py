@@ -27,6 +27,9 @@ def test_two_workers_count_as_one_and_a_dead_one_is_replaced() -> None:
     with servers("gateway", WEB_CONCURRENCY="2") as running:
         gateway = running["gateway"]
         workers = until(lambda: len(found := gateway.workers()) == 2 and found, "two workers")
+        warned = [line["message"] for line in gateway.lines() if line["level"] == "warning"]
+        assert len(warned) == 1
+        assert "AUTHENTICATION=none" in warned[0]
         for _ in range(40):
             assert request(gateway.port, "/nowhere").status == 404
         assert counted(gateway) == 40
