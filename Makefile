@@ -23,7 +23,7 @@ run: $(INSTALLED)  ## start everything on 127.0.0.1 (AWS=real: your account; GAT
 		--gateway-port $(GATEWAY_PORT) --auxiliary-port $(AUXILIARY_PORT) --aws-port $(AWS_PORT)
 
 test: $(INSTALLED)  ## run the tests (ARGS="-k health -x" goes to pytest)
-	@$(IN_VENV) pytest -n 2 --dist loadfile $(ARGS)
+	@$(IN_VENV) pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)  ## check format, style, types, layers and documents
 	@$(IN_VENV) ruff format --check .

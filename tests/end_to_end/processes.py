@@ -1,8 +1,10 @@
 """The three processes of `make run`, each alone in the tests' hands, on free ports of the loopback."""
 
 import http.client
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -40,11 +42,19 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+# Below the ports that the kernel gives to outgoing connections: one of those could take the port between
+# the look and the start. Each of pytest's processes counts through a thousand of its own.
+_FIRST_PORT = 20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_steps = itertools.count(random.randrange(1_000))
+
+
 def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """Find a port that nobody listens on and that was not given lately."""
+    while True:
+        port = _FIRST_PORT + next(_steps) % 1_000
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) != 0:
+                return port
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:

@@ -28,6 +28,7 @@ from chassis.settings import RUNTIME_DIR, ServiceSettings
 from chassis.worker import Worker, gunicorn_settings
 from chassis.worker.reading import HEADERS_BYTES, Parser, ReadTimeout, decidable
 from chassis.worker.writing import ClientGone, Sender
+from tests.end_to_end.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 PROMISED = 0.25
@@ -40,8 +41,7 @@ class Gunicorn:
     """One gunicorn with one worker of four threads that serves worker_app/demo.py."""
 
     def __init__(self, folder: Path, **environment: object) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            self.port: int = found.getsockname()[1]
+        self.port = free_port()
         self.log = folder / f"log-{self.port}"
         self.metrics = RUNTIME_DIR / f"demo-{self.port}.metrics"
         self.drain_file = folder / f"draining-{self.port}"
