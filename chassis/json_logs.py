@@ -1,7 +1,7 @@
 """Logs: one JSON object a line on standard error, each with the request it belongs to.
 
-Own code rather than a formatter library: it stands on the way of every request, and the libraries
-at hand cost several times the 20 µs of :func:`json.dumps` on a line.
+Own code rather than a formatter library: it stands on the way of every request, and is little more
+than one :func:`json.dumps`.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Headers of every answer: security, CORS, compression.
 
-Own code rather than flask-cors and flask-talisman: each costs about as much per request as Flask's
-own dispatch, and both must act on gunicorn's refusals too, which pass through these hooks.
+Own code rather than flask-cors and flask-talisman: these few lines stand on the way of every request,
+where the libraries decide anew what the configuration has decided already.
 """
 
 import gzip
@@ -13,8 +13,8 @@ from flask import Flask, Response, request
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 HSTS = "max-age=31536000; includeSubDomains"
 GZIP_FROM = 1024
-# Level 4 takes a third of the CPU of the default 9 and gives up a few per cent of size on JSON.
-GZIP_LEVEL = 4
+# The default of 9 takes several times the CPU of 6 and gives the same size on lists of JSON objects.
+GZIP_LEVEL = 6
 _COMPRESSIBLE = (
     "application/json",
     "application/problem+json",

@@ -45,7 +45,7 @@ class Clients:
 def connect(region: str, endpoint_url: str | None, threads: int) -> Clients:
     """Make the clients, with a pooled connection for each of ``threads``; asks AWS for nothing.
 
-    Call it once per process and never before a fork: a session takes some 170 ms, and sockets must
+    Call it once per process and never before a fork: a session is slow to make, and sockets must
     not be shared between processes. Credentials are looked for here, in boto3's own order; static
     ones are not looked for again.
     """
