@@ -14,7 +14,7 @@ from main_api.blueprints import AUXILIARY, buckets, console, parameters
 from main_api.blueprints import health as ready
 from main_api.console import openapi
 from main_api.policies.balance import Balance
-from main_api.routing.forward import Door, view
+from main_api.routing.forward import Door, let_go, view
 from main_api.routing.pipeline import Parts, Service, build
 from main_api.routing.route import Documentation, Route
 from main_api.settings import Settings
@@ -65,6 +65,7 @@ def create_app(settings: Settings, session: Session | None = None) -> Flask:
     door = Door(
         settings.request_timeout, find_client, lambda reply: versions.shown(AUXILIARY, service_version(reply))
     )
+    app.teardown_request(let_go)
     table = []
     for route in _routes(settings, parts, versions):
         pipeline = build(route, parts)

@@ -50,6 +50,16 @@ def view(route: Route, pipeline: Pipeline, door: Door) -> Callable[[], Response]
     return forward
 
 
+def let_go(error: BaseException | None) -> None:
+    """Close the reply of a request whose response was made and then lost, by a fault of a later hook.
+
+    Register it as ``teardown_request``: without it, what the policies hold for the call would stay held.
+    """
+    reply = g.pop("reply", None)
+    if error is not None and reply is not None:
+        reply.close()
+
+
 def _call(route: Route, door: Door) -> Call:
     begun = monotonic()
     if request.content_length or "Transfer-Encoding" in request.headers:
@@ -101,6 +111,7 @@ def _response(reply: Reply, door: Door | None) -> Response:
         raise
     # WSGI promises close() whether the body was sent, broke off or was never asked for (PEP 3333).
     made.call_on_close(reply.close)
+    g.reply = reply
     return made
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
-from flask import Flask
+from flask import Flask, Response
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -18,7 +18,7 @@ from chassis.client_address import ClientAddress
 from chassis.install import install
 from main_api.exchange import Call, Instance, Reply, Stream
 from main_api.policies.balance import Balance
-from main_api.routing.forward import Door, view
+from main_api.routing.forward import Door, let_go, view
 from main_api.routing.pipeline import Parts, Service, build
 from main_api.routing.route import Documentation, Route, ToFunction, ToService
 from tests.main_api.support import BODY, Answer, Upstream, error_answer, gateway, settings
@@ -727,6 +727,7 @@ def app_around(
     )
     pipeline = build(route, Parts({"s": Service(one, Balance(one), answer)}))
     app.add_url_rule("/r", "r", view(route, pipeline, Door(10, find, versions)))
+    app.teardown_request(let_go)
     return app
 
 
@@ -847,6 +848,22 @@ def test_a_failure_while_building_the_response_closes_the_reply_once() -> None:
 
     reply, body = watched()
     _, status = run(app_around(reply, to_service=True, versions=fail))
+
+    assert status[:3] == "500"
+    assert body.closed == 1
+
+
+def test_a_hook_that_fails_after_the_response_was_made_closes_the_reply_once() -> None:
+    reply, body = watched()
+    app = app_around(reply)
+
+    @app.after_request
+    def fail(response: Response) -> Response:
+        if response.status_code == 200:
+            raise RuntimeError("a bug")
+        return response
+
+    _, status = run(app)
 
     assert status[:3] == "500"
     assert body.closed == 1
