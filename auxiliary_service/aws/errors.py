@@ -26,9 +26,10 @@ from chassis.errors import ServiceError
 log = logging.getLogger(__name__)
 
 CREDENTIALS_HINT = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN with temporary ones), or give "
-    "the process a role (EKS: service account or Pod Identity, ECS: task role, EC2: instance profile), "
-    "then restart; with a wrong signature also check the clock"
+    "sign in (`aws configure`, or `aws sso login` with AWS_PROFILE), or set AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN with temporary ones), or give the process a role (EKS: "
+    "service account or Pod Identity, ECS: task role, EC2: instance profile), then restart; "
+    "with a wrong signature also check the clock"
 )
 ACCESS_HINT = (
     "allow this service's identity s3:ListAllMyBuckets, ssm:GetParameter and ssm:GetParametersByPath on "
