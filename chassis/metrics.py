@@ -40,7 +40,8 @@ def route_label() -> str:
     if isinstance(refused, MethodNotAllowed) and refused.valid_methods:
         # The path has a rule, for other methods: Flask does not say which.
         adapter = current_app.create_url_adapter(request)
-        rule, _ = adapter.match(method=next(iter(refused.valid_methods)), return_rule=True)  # type: ignore[union-attr]
+        method = next(iter(refused.valid_methods))
+        rule, _ = adapter.match(method=method, return_rule=True)  # type: ignore[union-attr]  # a request has one
         return str(rule.rule)
     return UNMATCHED
 
@@ -108,7 +109,7 @@ def install(app: Flask, service: str, folder: Path) -> CollectorRegistry:
 
     def expose() -> Response:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # has no types
         registry.register(WorkerProcesses(folder))
         # The query is not looked at: restricting by name[] is answered with 500 in multiprocess mode.
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

@@ -16,7 +16,7 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 # Memory-backed, and the only place that a read-only root file system leaves writable. Names in it are
 # checked to be ours before they are used (chassis/worker/configuration.py).
-RUNTIME_DIR = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())  # noqa: S108
+RUNTIME_DIR = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())  # noqa: S108 - see above
 
 
 T = TypeVar("T", bound="ServiceSettings")
@@ -83,8 +83,8 @@ def load(settings: type[T], environ: Mapping[str, str]) -> T:
     try:
         values = schema.load(given)
     except ValidationError as error:
-        values = error.valid_data  # type: ignore[assignment]
-        messages_by_name: dict[str, Any] = error.normalized_messages()  # type: ignore[no-untyped-call]
+        values = error.valid_data  # type: ignore[assignment]  # a dict, for a single schema
+        messages_by_name: dict[str, Any] = error.normalized_messages()  # type: ignore[no-untyped-call]  # its gap
         for name, messages in messages_by_name.items():
             got = "" if declared[name].metadata["secret"] else f" (got {given[name]!r})"
             faults += [f"{name}: {message}{got}" for message in _flat(messages)]

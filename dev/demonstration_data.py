@@ -80,5 +80,5 @@ def _create_bucket(s3: S3Client, name: str) -> None:
     if region == "us-east-1":  # S3 refuses its oldest region as a constraint, and any other without one
         s3.create_bucket(Bucket=name)
         return
-    constraint: BucketLocationConstraintType = region  # type: ignore[assignment]
+    constraint: BucketLocationConstraintType = region  # type: ignore[assignment]  # any region is
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": constraint})

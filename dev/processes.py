@@ -32,7 +32,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 SYSTEM = "system"
 
 
-class Terminal(Printer):  # type: ignore[misc]
+class Terminal(Printer):  # type: ignore[misc]  # honcho has no types
     """Honcho's printer; prints what has no name without a prefix, and notices when nobody reads any more."""
 
     def __init__(self, output: TextIO) -> None:
@@ -60,7 +60,7 @@ class Terminal(Printer):  # type: ignore[misc]
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.output.fileno())
 
 
-class Attended(Process):  # type: ignore[misc]
+class Attended(Process):  # type: ignore[misc]  # honcho has no types
     """A command and, in the attendant, the promise that it does not outlive the manager."""
 
     def run(self, events: Any = None, ignore_signals: bool = False) -> None:
@@ -84,7 +84,7 @@ class Attended(Process):  # type: ignore[misc]
         signal_group(self._child.pid, signal.SIGKILL)
 
 
-class Processes(Manager):  # type: ignore[misc]
+class Processes(Manager):  # type: ignore[misc]  # honcho has no types
     """All processes, or none: when one ends, or a signal comes, all are ended.
 
     They get SIGTERM and, five seconds later, SIGKILL. ``failed`` then has the name of the process
@@ -100,7 +100,7 @@ class Processes(Manager):  # type: ignore[misc]
 
     def say(self, text: str, *, prefix: bool = True) -> None:
         """Print a line, or several, from any thread."""
-        self.events.put(Message("line", text, datetime.now(), SYSTEM if prefix else None, None))  # noqa: DTZ005
+        self.events.put(Message("line", text, datetime.now(), SYSTEM if prefix else None, None))  # noqa: DTZ005 - for people
 
     def loop(self, started: Callable[[], None] = lambda: None) -> None:
         """Start all, call ``started``, print what they say, and come back when all have ended."""

@@ -105,4 +105,4 @@ class ServiceRefused(GatewayError):
             service_version=service_version,
         )
         self.status = status  # type: ignore[misc]  # the one class whose status is the answer's, not the type's
-        self.code = code  # type: ignore[misc]
+        self.code = code  # type: ignore[misc]  # likewise

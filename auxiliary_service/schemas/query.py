@@ -65,7 +65,7 @@ def load(schema: Schema, args: MultiDict[str, str]) -> Any:
     try:
         loaded = schema.load(args.to_dict())
     except ValidationError as error:
-        faults = error.normalized_messages()  # type: ignore[no-untyped-call]
+        faults = error.normalized_messages()  # type: ignore[no-untyped-call]  # marshmallow's own gap
     for name, values in args.lists():
         if len(values) > 1:
             faults[name] = ["given more than once"]

@@ -93,10 +93,10 @@ def _hooks(settings: ServiceSettings) -> dict[str, object]:
 
     def child_exit(server: Any, worker: Any) -> None:
         # Not at the top: it reads PROMETHEUS_MULTIPROC_DIR when it is imported.
-        from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
+        from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - see above
 
         with suppress(OSError):  # the arbiter would die of it
-            mark_process_dead(worker.pid, str(folder))  # type: ignore[no-untyped-call]
+            mark_process_dead(worker.pid, str(folder))  # type: ignore[no-untyped-call]  # has no types
             _pid_file(folder, worker.pid).unlink(missing_ok=True)
 
     def on_exit(server: Any) -> None:
