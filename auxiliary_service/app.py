@@ -21,10 +21,10 @@ def create_app(settings: Settings, clients: Clients | None = None) -> Flask:
     app = Flask("auxiliary_service", static_folder=None)
 
     # What both services do alike. Only the gateway calls: its address is the peer's.
-    registry = install_chassis(app, settings, probes={"/health"}, client_address=ClientAddress(()))
+    registry = install_chassis(app, settings, probes=settings.PROBES, client_address=ClientAddress(()))
     probes.install(
         app,
-        liveness="/health",
+        liveness=settings.PROBES[0],
         alive=health.alive(settings.SERVICE, settings.service_version),
         draining=lambda: draining(settings.drain_path),
     )

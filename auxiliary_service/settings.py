@@ -22,6 +22,7 @@ class Settings(ServiceSettings):
     """What the environment says; AWS credentials are not among it, boto3 finds those itself."""
 
     SERVICE: ClassVar[str] = "auxiliary-service"
+    PROBES: ClassVar[tuple[str, ...]] = ("/health",)
 
     port: int = setting(
         fields.Integer(validate=validate.Range(1, 65535)), default=3001, text="port to listen on"

@@ -18,6 +18,10 @@ from marshmallow import Schema, ValidationError, fields, validate
 # checked to be ours before they are used (chassis/worker/configuration.py).
 RUNTIME_DIR = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())  # noqa: S108 - see above
 
+# Requests of a worker that may wait for a slot, and threads beyond them and the slots: for whoever comes
+# then and is to be told that there is no room.
+WAITING_ROOM = 64
+_SPARE_THREADS = 2
 
 T = TypeVar("T", bound="ServiceSettings")
 
@@ -108,6 +112,8 @@ class ServiceSettings:
 
     SERVICE: ClassVar[str]
     UNAVAILABLE: ClassVar[tuple[str, ...]] = ()
+    # Paths that a load balancer or Kubernetes asks; they wait for nobody, and get threads of their own.
+    PROBES: ClassVar[tuple[str, ...]] = ()
 
     host: str = setting(
         fields.String(),
@@ -164,6 +170,11 @@ class ServiceSettings:
     def together(self) -> list[str]:
         """Name the faults that only several settings make together; a sentence each."""
         return []
+
+    @property
+    def server_threads(self) -> int:
+        """Threads of a worker: those in service, those that wait for their turn, and some for the rest."""
+        return self.gunicorn_threads + WAITING_ROOM + _SPARE_THREADS
 
     @property
     def drain_path(self) -> Path:

@@ -1,7 +1,9 @@
 """gunicorn's worker class, settings and hooks, the same for both services.
 
 gthread gives a thread to whoever connects and lets its owner keep it by doing nothing. Here a thread
-is given only to work that can go on, and everything that waits for a client has an end:
+is given only to work that can go on, and everything that waits for a client has an end (below). Probes, known
+by the first bytes of their head, are served in two threads of their own, so that they do not queue behind a
+crowd that is being refused.
 
 ==========================  ======  =================================================================
 first byte of a connection  poller  ``FIRST_BYTE_SECONDS``

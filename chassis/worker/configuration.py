@@ -44,7 +44,7 @@ def gunicorn_settings(settings: ServiceSettings, app: str) -> dict[str, object]:
         "proc_name": settings.SERVICE,
         "bind": f"{host}:{settings.port}",
         "workers": settings.web_concurrency,
-        "threads": settings.gunicorn_threads,
+        "threads": settings.server_threads,
         "worker_class": "chassis.worker.Worker",
         # Small, it loses at SIGTERM what is queued beyond it.
         "worker_connections": 1000,
@@ -89,6 +89,9 @@ def _hooks(settings: ServiceSettings) -> dict[str, object]:
             raise RuntimeError(f"{error.filename}: {error.strerror}") from error
 
     def post_fork(server: Any, worker: Any) -> None:
+        worker.probes = tuple(
+            f"{verb} {path} ".encode() for verb in ("GET", "HEAD") for path in settings.PROBES
+        )
         _pid_file(folder, worker.pid).write_text(f"{worker.pid}\n")
 
     def child_exit(server: Any, worker: Any) -> None:

@@ -22,6 +22,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         self.head_deadline = 0.0
         self.discarded = 0
         self.lingers = True
+        self.probes = False  # its request is served in the threads for probes
 
     def abort(self) -> None:
         """Drop what the client did not read: close() is then a reset and frees the kernel's buffers."""

@@ -4,7 +4,7 @@ import errno
 import selectors
 import socket
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,9 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     """gthread whose connections wait in the poller for everything that a client may hold back, in seconds."""
 
     alive: bool
+    PROBE_THREADS = 2
+    # How the requests begin that are served in threads of their own; set by the configuration's hook.
+    probes: tuple[bytes, ...] = ()
     FIRST_BYTE_SECONDS = 10.0
     READ_SECONDS = 5.0
     LINGER_SECONDS = 2.0
@@ -33,6 +36,20 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self.lingering = Watch(self.LINGER_SECONDS, self._discard, self._release)
         self.watches = (self.silent, self.kept, self.heads, self.lingering)
         self._accept_from = 0.0
+        self._probing = 0
+
+    def init_process(self) -> None:
+        """Make the threads for probes, and go on as gthread does; never returns."""
+        self._probe_pool = ThreadPoolExecutor(self.PROBE_THREADS, thread_name_prefix="probe")
+        super().init_process()
+
+    def enqueue_req(self, conn: Connection) -> None:
+        """Have a thread serve the request: a probe does not queue behind those that are to be refused."""
+        if conn.probes and self._probing >= self.PROBE_THREADS:
+            conn.probes = False
+        self._probing += conn.probes
+        served = (self._probe_pool if conn.probes else self.tpool).submit(self.handle, conn)
+        served.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Accept or not; never while the process is out of file descriptors."""
@@ -115,12 +132,15 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def _submit(self, conn: Connection) -> None:
         self._unwatch(conn)
+        conn.probes = bool(self.probes) and conn.head.startswith(self.probes)
         conn.parser.unreader.unread(bytes(conn.head))
         conn.head.clear()
         self.enqueue_req(conn)
 
     def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
         """Take the connection back from its thread: next request, wait for one, or close."""
+        self._probing -= conn.probes
+        conn.probes = False
         try:
             if fs.result():
                 ahead = conn.parser.unreader.take_buffered()

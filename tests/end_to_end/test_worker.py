@@ -1,6 +1,7 @@
 """The worker's promises, shown by real gunicorn processes on loopback; clients are bare sockets."""
 
 import http.client
+import itertools
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 
 from chassis.settings import RUNTIME_DIR, ServiceSettings
 from chassis.worker import Worker, gunicorn_settings
+from chassis.worker.connections import Connection
 from chassis.worker.reading import HEADERS_BYTES, Parser, ReadTimeout, decidable
 from chassis.worker.writing import ClientGone, Sender
 from tests.end_to_end.processes import free_port
@@ -708,7 +710,7 @@ def test_a_wrong_setting_ends_the_start_with_the_list_of_faults(package: str, na
 def test_the_settings_that_clients_and_load_balancers_rely_on() -> None:
     found = gunicorn_settings(Settings(host="::", gunicorn_threads=7, drain_seconds=0), "demo:wsgi")
     assert found["bind"] == "[::]:3000"
-    assert found["threads"] == 7
+    assert found["threads"] == 7 + 64 + 2
     assert found["graceful_timeout"] == 1
     assert found["keepalive"] == 75
     assert Worker.READ_SECONDS == 5.0
@@ -727,6 +729,47 @@ WORDS = b"GET / HTTP/1.1|GET| |/|HTTP/1.1|HTTP/1.7|\r\n|\r|\n|Host: a|X: b|\0|:|
     b"|"
 )
 PIECES = st.lists(st.sampled_from([*WORDS, b"a" * 9000]), max_size=12).map(b"".join)
+
+
+def held(server: Gunicorn, path: str, times: int) -> list[socket.socket]:
+    """Have ``times`` requests for ``path`` under way."""
+    clients = []
+    for _ in range(times):
+        client = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        clients.append(client)
+    time.sleep(0.2)
+    return clients
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_probe_does_not_queue_behind_anybody(server: Gunicorn, method: str) -> None:
+    clients = held(server, "/slow?seconds=1", 12)
+    try:
+        for _ in range(5):
+            began = time.monotonic()
+            assert server.get("/alive", method)[0] == 200
+            assert time.monotonic() - began < PROMISED
+        began = time.monotonic()
+        assert server.get("/")[0] == 200
+        assert time.monotonic() - began > 2 * PROMISED, "the threads were not held"
+    finally:
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 200"
+            client.close()
+
+
+def test_probes_that_are_held_do_not_hold_up_others(server: Gunicorn) -> None:
+    for _ in range(2):
+        clients = held(server, "/alive-slowly", 2)
+        try:
+            began = time.monotonic()
+            assert server.get("/alive")[0] == 200
+            assert time.monotonic() - began < PROMISED
+        finally:
+            for client in clients:
+                assert client.recv(12) == b"HTTP/1.1 200"
+                client.close()
 
 
 @pytest.mark.parametrize(
@@ -799,3 +842,19 @@ def test_sending_has_an_end_for_each_wait_and_for_all_together() -> None:
         assert 0.2 < time.monotonic() - began < 5
         with pytest.raises(ClientGone):
             Sender(ours, 10, 0.2).sendall(bytes(50_000_000))
+
+
+def test_a_thread_that_rests_too_long_does_not_cost_the_client_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        conn = Connection(CONFIG, ours, ("127.0.0.1", 1), ("127.0.0.1", 2), 5.0)
+        conn.parser.unreader.unread(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        next(conn.parser)
+        worker = Worker.__new__(Worker)
+
+        # Each look at the clock finds it an hour later.
+        monkeypatch.setattr(time, "monotonic", itertools.count(time.monotonic(), 3600).__next__)
+
+        assert worker._keepalive_after(conn, keepalive=True)

@@ -33,6 +33,17 @@ def pid() -> str:
     return str(os.getpid())
 
 
+@app.route("/alive")
+def alive() -> str:
+    return "OK"
+
+
+@app.route("/alive-slowly")
+def alive_slowly() -> str:
+    time.sleep(1.0)
+    return "OK"
+
+
 @app.route("/slow")
 def slow() -> str:
     time.sleep(float(request.args["seconds"]))
