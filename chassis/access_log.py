@@ -24,7 +24,8 @@ def length(response: Response) -> int | None:
 def install(app: Flask, client_address: ClientAddress, probes: Collection[str]) -> None:
     """Log every request of ``app``; those to the rules in ``probes`` at DEBUG, the others at INFO.
 
-    A view may leave ``g.upstream_seconds``, the time it spent waiting for its upstream.
+    A view may leave ``g.upstream_seconds``, the time it spent waiting for its upstream, and
+    ``g.upstream_attempts``, how often it asked.
     """
 
     def write(response: Response) -> Response:
@@ -42,6 +43,8 @@ def install(app: Flask, client_address: ClientAddress, probes: Collection[str]) 
                 request.remote_addr or "", request.headers.get("X-Forwarded-For", "")
             ),
         }
+        if (attempts := g.get("upstream_attempts")) is not None:
+            fields["attempts"] = attempts
         upstream = g.get("upstream_seconds")
 
         def finish() -> None:

@@ -12,10 +12,15 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One address of a service: ``url`` is scheme, host and port, without a trailing slash."""
+    """One address of a service: ``url`` is scheme, host and port, without a trailing slash.
+
+    ``weight`` is its share of the calls, as far as the algorithm looks at it; an instance stays the
+    same when its weight changes.
+    """
 
     service: str
     url: str
+    weight: int = field(default=1, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +37,19 @@ class Trail:
     """What a call leaves behind for the log, whether it succeeds or not.
 
     ``upstream_seconds`` is the time spent waiting for instances, all attempts together; ``None``
-    when none was asked.
+    when none was asked. ``asked`` are the instances that were sent it, in their order, once per attempt.
     """
 
     upstream_seconds: float | None = None
+    asked: list[Instance] = field(default_factory=list)
 
     def waited(self, seconds: float) -> None:
         """Add the time of one attempt."""
         self.upstream_seconds = (self.upstream_seconds or 0.0) + seconds
+
+
+def _no_header(_: str) -> str | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +57,10 @@ class Call:
     """A request on its way to a service or a local function.
 
     ``path`` and ``query`` are as the upstream is to see them, ``query`` decoded. ``deadline`` is a
-    moment of the monotonic clock, in seconds, before which the whole answer must be there.
-    ``instance`` is set by whoever chooses one, once per attempt.
+    moment of the monotonic clock, in seconds, before which the whole answer must be there; one attempt
+    may get an earlier one. ``headers`` go upstream, ``client_header`` gives one of the client's own by
+    its name. Set once per attempt: ``instance``, by whoever chooses one, and ``fresh``, which forbids a
+    kept connection.
     """
 
     method: str
@@ -59,19 +71,31 @@ class Call:
     deadline: float
     caller: Caller
     request_id: str
+    client_header: Callable[[str], str | None] = _no_header
     instance: Instance | None = None
+    fresh: bool = False
     trail: Trail = field(default_factory=Trail)
 
 
 class Stream:
-    """A body that is passed on while it arrives: an iterator of pieces, and a way to end it early."""
+    """A body that is passed on while it arrives: an iterator of pieces, and a way to end it early.
+
+    ``complete`` once the last piece was taken, ``error`` what broke it off; neither when the client left.
+    """
 
     def __init__(self, pieces: Iterator[bytes], close: Callable[[], None]) -> None:
         self._pieces = pieces
         self._close = close
+        self.complete = False
+        self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._pieces
+        try:
+            yield from self._pieces
+        except Exception as error:
+            self.error = error
+            raise
+        self.complete = True
 
     def close(self) -> None:
         """Let go of what the body comes from, whether it was read to its end or not."""
@@ -105,6 +129,13 @@ class Reply:
             finish()
         else:
             self._finishers.append(finish)
+
+    def on_settled(self, finish: Callable[[], None]) -> None:
+        """Have ``finish`` called when the instance is done: at once, or at a stream's close."""
+        if isinstance(self.body, Stream):
+            self.on_close(finish)
+        else:
+            finish()
 
     def close(self) -> None:
         """Call every finisher exactly once, however often this is called and whatever one of them raises."""

@@ -1,77 +1,21 @@
 """The gateway's settings."""
 
-import ipaddress
-import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from typing import ClassVar
 
-from marshmallow import ValidationError, fields, validate
+from marshmallow import fields, validate
 
 from chassis.client_address import Network
 from chassis.settings import ServiceSettings, setting
-
-_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?\Z")
-
-
-class CommaSeparated(fields.Field[Any]):
-    """A tuple read from comma-separated text, each item by :meth:`item`; every fault names its item."""
-
-    def _deserialize(self, value: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
-        items = [item.strip() for item in str(value).split(",")]
-        return tuple(self.item(item) for item in items if item)
-
-    def item(self, text: str) -> Any:
-        """Read one item or raise :class:`marshmallow.ValidationError`."""
-        raise NotImplementedError
+from main_api.setting_fields import Networks, Origins, Urls
 
 
-class Networks(CommaSeparated):
-    """CIDRs, ``10.0.0.0/8,fd00::/8``; a single address is a network of one."""
-
-    def item(self, text: str) -> Network:
-        """Read one network; bits set right of the prefix are a fault, for the typing error they show."""
-        try:
-            return ipaddress.ip_network(text)
-        except ValueError as error:
-            raise ValidationError(f"{error}; write a network such as 10.0.0.0/8") from None
+def _seconds(least: float, most: float) -> fields.Float:
+    return fields.Float(validate=validate.Range(least, most))
 
 
-class Urls(CommaSeparated):
-    """Addresses of instances: ``http://host:port`` or ``https://…``, without path, query or user."""
-
-    def item(self, text: str) -> str:
-        """Read one address, without a trailing slash."""
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError:
-            raise ValidationError(f"{text!r} is not a URL") from None
-        plain = parts.path in ("", "/") and not (parts.query or parts.fragment or "@" in parts.netloc)
-        if parts.scheme not in ("http", "https") or not _is_host(parts.hostname) or port == 0 or not plain:
-            raise ValidationError(f"{text!r} must be http://host:port, without path, query or user")
-        return f"{parts.scheme}://{parts.netloc}"
-
-
-def _is_host(host: str | None) -> bool:
-    if not host:
-        return False
-    if ":" not in host:
-        return bool(_HOST.match(host))
-    try:
-        return bool(ipaddress.IPv6Address(host))
-    except ValueError:
-        return False
-
-
-class Origins(CommaSeparated):
-    """Origins as browsers send them: ``*``, or ``https://app.example`` without a path."""
-
-    def item(self, text: str) -> str:
-        """Read one origin."""
-        if not re.fullmatch(r"\*|https?://[A-Za-z0-9.\-\[\]:]{1,253}", text):
-            raise ValidationError(f"{text!r} must be * or an origin such as https://app.example")
-        return text
+def _count(least: int, most: int) -> fields.Integer:
+    return fields.Integer(validate=validate.Range(least, most))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,30 +23,133 @@ class Settings(ServiceSettings):
     """What the gateway reads from its environment."""
 
     SERVICE: ClassVar[str] = "main-api"
+    PROBES: ClassVar[tuple[str, ...]] = ("/api/health", "/api/health/serving")
     UNAVAILABLE: ClassVar[tuple[str, ...]] = ("GATEWAY_CONFIG", "OPERATIONS_PORT", "REDIS_URL")
 
     auxiliary_service_url: tuple[str, ...] = setting(
         Urls(validate=validate.Length(1)),
         default=("http://localhost:3001",),
-        text="address of the auxiliary service; several, comma-separated, are several instances",
+        text="address of the auxiliary service; several, comma-separated, are several instances, "
+        "each with `;weight=2` if it is to get more than others",
     )
     request_timeout: float = setting(
-        fields.Float(validate=validate.Range(0.1, 300)), default=10.0, text="seconds for a whole request"
+        _seconds(0.1, 300),
+        default=10.0,
+        text="seconds for a whole request, all attempts and waits; a client may ask for less",
+    )
+    attempt_timeout: float = setting(
+        _seconds(0.05, 300),
+        default=3.0,
+        text="seconds for one attempt of a single read; lists have the whole request's",
     )
     connect_timeout: float = setting(
-        fields.Float(validate=validate.Range(0.01, 60)),
-        default=0.5,
-        text="seconds for a connection to an instance",
+        _seconds(0.01, 60), default=0.5, text="seconds for a connection to an instance"
     )
     pool_size: int = setting(
-        fields.Integer(validate=validate.Range(1, 1024)),
+        _count(1, 1024),
         default=50,
         text="connections kept per instance; at least `GUNICORN_THREADS`",
     )
     upstream_max_body: int = setting(
-        fields.Integer(validate=validate.Range(1024, 1024**3)),
+        _count(1024, 1024**3),
         default=16 * 1024**2,
         text="bytes that one answer of the auxiliary may have",
+    )
+    bulkhead: int | None = setting(
+        _count(1, 256),
+        default=None,
+        text="calls to the auxiliary at once per worker process (default: all of `GUNICORN_THREADS`)",
+    )
+    retry_attempts: int = setting(
+        _count(1, 5), default=3, text="attempts of an idempotent request, the first one included"
+    )
+    retry_backoff: float = setting(
+        _seconds(0, 10),
+        default=0.025,
+        text="seconds that the first retry waits at most; a random part of it, doubling with each",
+    )
+    retry_backoff_max: float = setting(
+        _seconds(0, 60), default=0.25, text="seconds that any retry waits at most"
+    )
+    retry_tokens: float = setting(
+        _seconds(1, 100_000),
+        default=50.0,
+        text="size of the retry throttle's bucket; a retry takes 1, below half there is none",
+    )
+    retry_tokens_per_success: float = setting(
+        _seconds(0, 1), default=0.1, text="what a success returns to the retry throttle's bucket"
+    )
+    balance: str = setting(
+        fields.String(
+            validate=validate.OneOf(
+                ("round_robin", "least_connections", "weighted", "random", "consistent_hash")
+            )
+        ),
+        default="round_robin",
+        text="which instance is next: `round_robin`, `least_connections`, `weighted`, `random` or "
+        "`consistent_hash`",
+    )
+    balance_hash_by: str = setting(
+        fields.String(
+            validate=validate.Regexp(
+                r"^(path|caller|header:[A-Za-z0-9-]{1,64})\Z", error="path, caller or header:<name> needed"
+            )
+        ),
+        default="path",
+        text="what `consistent_hash` goes by: `path` (with its query), `caller` or `header:<name>`",
+    )
+    breaker_failure_rate: float = setting(
+        _seconds(0.01, 1), default=0.5, text="share of failures at which an instance's breaker opens"
+    )
+    breaker_minimum_calls: int = setting(
+        _count(1, 100_000), default=20, text="calls within `BREAKER_WINDOW` before that share counts"
+    )
+    breaker_window: float = setting(
+        _seconds(1, 600), default=10.0, text="seconds over which that share is taken"
+    )
+    breaker_failures_in_a_row: int = setting(
+        _count(1, 100_000), default=5, text="failures in a row at which a breaker opens, whatever the share"
+    )
+    breaker_open_seconds: float = setting(
+        _seconds(0.1, 3600),
+        default=5.0,
+        text="seconds that a breaker stays open, a tenth less at random, doubling while it opens again",
+    )
+    breaker_open_seconds_max: float = setting(
+        _seconds(0.1, 3600), default=60.0, text="seconds that a breaker stays open at most"
+    )
+    breaker_half_open_calls: int = setting(
+        _count(1, 100), default=3, text="calls that a half-open breaker lets through; all must succeed"
+    )
+    breaker_healthy_seconds: float = setting(
+        _seconds(1, 86_400),
+        default=60.0,
+        text="seconds closed after which a breaker opens for `BREAKER_OPEN_SECONDS` again",
+    )
+    health_check_path: str = setting(
+        fields.String(
+            validate=validate.Regexp(r"^/[!-~]{0,200}\Z", error="must begin with /, without spaces")
+        ),
+        default="/health",
+        text="what active health checks ask of each instance; a 2xx is well",
+    )
+    health_check_interval: float = setting(
+        _seconds(0, 3600), default=5.0, text="seconds between two checks of an instance; `0`: no checks"
+    )
+    health_check_ejected_interval: float = setting(
+        _seconds(0.1, 3600),
+        default=1.0,
+        text="seconds between two checks of an instance whose breaker is open; one that could not be reached "
+        "and answers again is let back at once",
+    )
+    health_check_timeout: float = setting(
+        _seconds(0.01, 60), default=1.0, text="seconds that a check waits for its answer"
+    )
+    health_check_unhealthy_after: int = setting(
+        _count(1, 100), default=3, text="failed checks in a row that take an instance out"
+    )
+    health_check_healthy_after: int = setting(
+        _count(1, 100), default=2, text="good checks in a row that bring it back"
     )
     cors_origins: tuple[str, ...] = setting(
         Origins(validate=validate.Length(1)),
@@ -125,9 +172,18 @@ class Settings(ServiceSettings):
     )
 
     def together(self) -> list[str]:
-        """A pool smaller than the threads would make them open and close connections all the time."""
-        if self.pool_size < self.gunicorn_threads:
-            return [
-                f"POOL_SIZE: at least GUNICORN_THREADS ({self.gunicorn_threads}) needed, got {self.pool_size}"
-            ]
-        return []
+        """Name pairs that contradict each other.
+
+        A pool smaller than the threads would make them open and close connections all the time.
+        """
+        least = (
+            ("pool_size", "gunicorn_threads"),
+            ("retry_backoff_max", "retry_backoff"),
+            ("breaker_open_seconds_max", "breaker_open_seconds"),
+        )
+        return [
+            f"{larger.upper()}: at least {smaller.upper()} ({getattr(self, smaller):g}) needed, "
+            f"got {getattr(self, larger):g}"
+            for larger, smaller in least
+            if getattr(self, larger) < getattr(self, smaller)
+        ]

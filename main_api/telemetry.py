@@ -1,14 +1,25 @@
-"""The gateway's own metrics, beside those of the chassis."""
+"""The gateway's own metrics, beside those of the chassis.
 
-from prometheus_client import CollectorRegistry, Histogram
+Every series has one value per worker process; ``/metrics`` gives their sum, or what the name of the
+gauge says.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Telemetry:
     """Counts and times on the registry that the app hands in."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, mode: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]  # its literals
+
         self._upstream = Histogram(
             "upstream_request_duration_seconds",
             "Time of one attempt, from sending it to the end of its answer.",
@@ -16,7 +27,65 @@ class Telemetry:
             buckets=SECONDS,
             registry=registry,
         )
+        self._in_service = gauge("admission_in_service", "Requests that hold a slot.", "livesum")
+        self._waiting = gauge("admission_waiting", "Requests that wait for a slot.", "livesum")
+        self._refused = counter("admission_refused", "Requests turned away for want of room.", "place")
+        self._retries = counter(
+            "upstream_retries", "Further attempts, by what the one before ended in.", "service", "reason"
+        )
+        self._throttled = counter(
+            "upstream_retries_throttled", "Retries that the throttle forbade.", "service"
+        )
+        self._tokens = gauge(
+            "upstream_retry_tokens", "Tokens left for retries, in the worst worker.", "livemin", "service"
+        )
+        labels = ("service", "instance")
+        self._in_flight = gauge("upstream_in_flight", "Attempts under way.", "livesum", *labels)
+        self._breaker = gauge(
+            "circuit_breaker_state", "0 closed, 1 half-open, 2 open; the worst worker.", "livemax", *labels
+        )
+        self._changes = counter("circuit_breaker_changes", "Changes of state.", *labels, "state")
+        self._healthy = gauge(
+            "upstream_instance_healthy", "1 while active checks find it well.", "livemin", *labels
+        )
 
     def upstream(self, service: str, outcome: str, seconds: float) -> None:
         """Record one attempt: ``outcome`` is ``2xx`` to ``5xx``, or the code of the error it ended in."""
         self._upstream.labels(service, outcome).observe(seconds)
+
+    def in_service(self, change: int) -> None:
+        """Count one slot more or less that is held."""
+        self._in_service.inc(change)
+
+    def waiting(self, change: int) -> None:
+        """Count one request more or less that waits for a slot."""
+        self._waiting.inc(change)
+
+    def refused(self, place: str) -> None:
+        """Count a request turned away: ``place`` is ``process``, or the service whose share was taken."""
+        self._refused.labels(place).inc()
+
+    def retried(self, service: str, reason: str) -> None:
+        """Count a further attempt."""
+        self._retries.labels(service, reason).inc()
+
+    def throttled(self, service: str) -> None:
+        """Count a retry that the throttle forbade."""
+        self._throttled.labels(service).inc()
+
+    def tokens(self, service: str, left: float) -> None:
+        """Show what is left in the throttle's bucket."""
+        self._tokens.labels(service).set(left)
+
+    def in_flight(self, service: str, instance: str, change: int) -> None:
+        """Count one attempt more or less under way."""
+        self._in_flight.labels(service, instance).inc(change)
+
+    def breaker(self, service: str, instance: str, state: str) -> None:
+        """Record that a breaker has turned to ``state``, one of :data:`STATES`."""
+        self._breaker.labels(service, instance).set(STATES[state])
+        self._changes.labels(service, instance, state).inc()
+
+    def healthy(self, service: str, instance: str, healthy: bool) -> None:
+        """Show what the active checks say."""
+        self._healthy.labels(service, instance).set(healthy)

@@ -10,3 +10,5 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     raise RuntimeError("start with: gunicorn -c main_api/gunicorn_conf.py main_api.wsgi:app")
 
 app = create_app(load(Settings, os.environ))
+for each in app.extensions["background"]:
+    each.start()

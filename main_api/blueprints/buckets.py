@@ -10,7 +10,7 @@ ROUTES = (
         name="buckets-list",
         rule="/api/s3/buckets",
         query=BucketsQuery,
-        end=ToService(AUXILIARY, "/aws/s3/buckets"),
+        end=ToService(AUXILIARY, "/aws/s3/buckets", whole_list=True),
         documentation=Documentation(
             "List the account's S3 buckets",
             BucketsEnvelope,

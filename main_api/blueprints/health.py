@@ -18,6 +18,7 @@ READY = "/api/health/ready"
 ASK_SECONDS = 1.0
 KEPT_SECONDS = 1.0
 
+Answer = tuple[int, bytes]
 Shown = Callable[[], Mapping[str, str]]
 
 
@@ -25,26 +26,45 @@ class Readiness:
     """Asks the auxiliary's ``/health``, one second at most, whatever number of callers ask at once.
 
     The answer is shared by concurrent askers and kept for a second, so that probes and curious people
-    cost the auxiliary one small request a second. Every instance is tried before the pair is called
-    not ready.
+    cost the auxiliary one small request a second. Who asks while the next answer is on its way gets the
+    one before: a crowd that waits for an auxiliary that hangs would hold every thread. Every instance is
+    tried before the pair is called not ready.
     """
 
-    def __init__(self, ask: Proceed, instances: int, versions: Shown) -> None:
+    def __init__(self, ask: Proceed, instances: Callable[[], int], versions: Shown) -> None:
         self._ask = ask
-        self._attempts = max(1, instances)
+        self._instances = instances
         self._versions = versions
+        self._asking = False
+        self._last: tuple[float, Answer] | None = None
         self._shared = cached(
             TTLCache(maxsize=1, ttl=KEPT_SECONDS), key=_one_key, condition=threading.Condition()
         )(self._look)
 
     def __call__(self, call: Call) -> Reply:
         """Answer 200 ``ready`` or 503 ``not ready``."""
-        status, body = self._shared(call)
+        status, body = self._before() or self._shared(call)
         headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
         return Reply(status, headers, body)
 
-    def _look(self, call: Call) -> tuple[int, bytes]:
-        ready = any(self._answers(call) for _ in range(self._attempts))
+    def _before(self) -> Answer | None:
+        last = self._last
+        if not self._asking or last is None or monotonic() - last[0] > KEPT_SECONDS + ASK_SECONDS:
+            return None
+        return last[1]
+
+    def _look(self, call: Call) -> Answer:
+        self._asking = True
+        try:
+            answer = self._ask_all(call)
+        finally:
+            self._asking = False
+        self._last = (monotonic(), answer)
+        return answer
+
+    def _ask_all(self, call: Call) -> Answer:
+        attempts = max(1, self._instances())
+        ready = any(self._answers(call, ASK_SECONDS / attempts) for _ in range(attempts))
         facts: dict[str, object] = {"status": "ready" if ready else "not ready"}
         versions = dict(self._versions())
         if not ready:
@@ -53,11 +73,9 @@ class Readiness:
         facts |= {"timestamp": timestamp(), "versions": versions, "service": "main-api"}
         return (200 if ready else 503), f"{json.dumps(facts)}\n".encode()
 
-    def _answers(self, call: Call) -> bool:
+    def _answers(self, call: Call, seconds: float) -> bool:
         try:
-            reply = self._ask(
-                replace(call, path="/health", query=(), deadline=monotonic() + ASK_SECONDS / self._attempts)
-            )
+            reply = self._ask(replace(call, path="/health", query=(), deadline=monotonic() + seconds))
         except ServiceError:
             return False
         reply.close()

@@ -12,7 +12,7 @@ ROUTES = (
         name="parameters-list",
         rule="/api/parameters/list",
         query=ParametersQuery,
-        end=ToService(AUXILIARY, "/aws/parameters/list", DECRYPTION),
+        end=ToService(AUXILIARY, "/aws/parameters/list", DECRYPTION, whole_list=True),
         documentation=Documentation(
             "List the project's SSM parameters",
             ParametersEnvelope,

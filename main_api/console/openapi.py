@@ -17,6 +17,13 @@ EVERYWHERE = (400, 405, 414, 431, 500, 501)
 REQUEST_ID = {"description": "The id of this request, in every log line of it.", "schema": {"type": "string"}}
 ETAG = {"description": "For If-None-Match; weak.", "schema": {"type": "string"}}
 RETRY_AFTER = {"description": "Seconds.", "schema": {"type": "integer"}}
+TIMEOUT = {
+    "in": "header",
+    "name": "X-Request-Timeout-Ms",
+    "required": False,
+    "description": "Answer within so many milliseconds, or 504; never more than the gateway's own limit.",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+}
 
 
 def document(version: str, routes: Iterable[Route], plain: Mapping[str, Documentation]) -> bytes:
@@ -56,8 +63,11 @@ def _operation(name: str, documentation: Documentation, query: type[Schema] | No
     }
     if documentation.description:
         operation["description"] = documentation.description
-    if query is not None:
-        operation["parameters"] = [{"in": "query", "schema": query}]
+    parameters: list[dict[str, Any]] = [{"in": "query", "schema": query}] if query is not None else []
+    if 504 in documentation.errors:
+        parameters.append(TIMEOUT)
+    if parameters:
+        operation["parameters"] = parameters
     return operation
 
 

@@ -20,6 +20,8 @@ from main_api.routing.route import Route, ToService
 # Of a service's headers only these are the client's business on the routes that are enveloped.
 _PASSED = frozenset(("etag", "cache-control"))
 _VALUE_MOST = 200
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_DIGITS_MOST = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def view(route: Route, pipeline: Pipeline, door: Door) -> Callable[[], Response]
             reply = pipeline(call)
         finally:
             g.upstream_seconds = call.trail.upstream_seconds
+            g.upstream_attempts = len(call.trail.asked)
         return _response(reply, door if to_service else None)
 
     forward.__doc__ = route.documentation.summary
@@ -66,6 +69,7 @@ def _call(route: Route, schema: Schema | None, door: Door) -> Call:
     begun = monotonic()
     if request.content_length or "Transfer-Encoding" in request.headers:
         raise BadRequest("A request body is not accepted here")
+    to_service = isinstance(route.end, ToService)
     path = route.end.path if isinstance(route.end, ToService) else request.path
     address = door.client_address(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""))
     return Call(
@@ -74,10 +78,26 @@ def _call(route: Route, schema: Schema | None, door: Door) -> Call:
         path=path,
         query=_query(schema),
         headers=tuple(g.trace.headers.items()),
-        deadline=begun + door.request_timeout,
+        deadline=begun + (_seconds(door.request_timeout) if to_service else door.request_timeout),
         caller=Caller(address),
         request_id=g.request_id,
+        client_header=request.headers.get,
     )
+
+
+def _seconds(most: float) -> float:
+    """Give the time of this request: what the client asks for, never more than ``most``."""
+    asked = request.headers.get(TIMEOUT_HEADER)
+    if asked is None:
+        return most
+    if not (asked.isascii() and asked.isdigit() and len(asked) <= _DIGITS_MOST):
+        fault: Detail = {
+            "field": TIMEOUT_HEADER,
+            "message": "Must be whole milliseconds",
+            "value": asked[:_VALUE_MOST],
+        }
+        raise ValidationFailed(details=[fault])
+    return min(int(asked) / 1000, most)
 
 
 def _query(schema: Schema | None) -> tuple[tuple[str, str], ...]:

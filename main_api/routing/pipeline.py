@@ -4,25 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from main_api.exchange import Call, Instance, Policy, Proceed, Reply
-from main_api.policies.balance import Balance
+from main_api.exchange import Call, Policy, Proceed, Reply
+from main_api.policies.admission import Admission
 from main_api.policies.scopes import RequireScopes
 from main_api.routing.route import Route, ToFunction
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What all routes to one service share: its instances, whose turn it is, and how it is spoken to."""
-
-    instances: tuple[Instance, ...]
-    balance: Balance
-    send: Proceed
+from main_api.routing.service import Service
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What pipelines are built of."""
+    """What pipelines are built of: what the whole process shares, and its services by name."""
 
+    admission: Admission
     services: Mapping[str, Service]
 
 
@@ -51,7 +44,11 @@ def build(route: Route, parts: Parts) -> Pipeline:
     scopes = route.end.scopes
     chain: list[tuple[str, Policy] | None] = [
         ("scopes", RequireScopes(scopes)) if scopes else None,
+        ("admission", parts.admission),
+        ("bulkhead", service.bulkhead) if service.bulkhead else None,
+        ("retry", service.retry(whole_list=route.end.whole_list)),
         ("balance", service.balance),
+        ("breaker", service.breakers),
     ]
     return _compose([link for link in chain if link is not None], service.send)
 

@@ -28,12 +28,14 @@ class ToService:
     """The route ends in a service: the full chain, and the service's body in our envelope.
 
     ``path`` is where the service serves it. ``scopes`` maps a query parameter with its value to the
-    scope it takes.
+    scope it takes. A ``whole_list`` may take the request's whole time in one attempt, for the service
+    reads it page by page; a single read has the time of one attempt.
     """
 
     service: str
     path: str
     scopes: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    whole_list: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,15 @@ import re
 from typing import Any
 
 from chassis.errors import Detail
-from main_api.errors import Malformed, ServiceRefused
+from main_api.errors import (
+    BadGateway,
+    BareServerError,
+    Busy,
+    GatewayError,
+    Malformed,
+    ServiceRefused,
+    Unexpected,
+)
 from main_api.exchange import Call, Proceed, Reply
 from main_api.upstream.versions import Versions
 
@@ -16,6 +24,7 @@ log = logging.getLogger(__name__)
 _KEPT = {"invalid_request": (400,), "forbidden": (403,), "parameter_not_found": (404,)}
 _AWS = re.compile(r"aws_[a-z_]{1,40}\Z")
 _AWS_STATUSES = (502, 503, 504)
+_BUSY = ("overloaded", "upstream_unavailable")
 _VERSION = re.compile(r"[A-Za-z0-9._+-]{1,64}\Z")
 _TEXT_MOST = 500
 _DETAILS_MOST = 20
@@ -32,8 +41,9 @@ class Checked:
     """Sends, and lets through only what the contract allows; an instance is ill when it breaks it.
 
     Passed on: 200 with a complete JSON object, its bytes as they came. Raised: the service's own
-    errors as :class:`ServiceRefused`, and :class:`Malformed` for all else, its 401 included, for
-    that one is the gateway's fault and not the client's.
+    errors as :class:`ServiceRefused` when they are the client's business, as :class:`Busy` when they
+    say "not now", else as :class:`Unexpected` (its 401 above all: that is the gateway's fault); and
+    :class:`Malformed` for whatever is not by the contract.
     """
 
     def __init__(self, send: Proceed, service: str, versions: Versions) -> None:
@@ -52,11 +62,11 @@ class Checked:
         return reply
 
 
-def _judge(reply: Reply) -> ServiceRefused | Malformed | None:
+def _judge(reply: Reply) -> GatewayError | None:
     if reply.status != 200:
         return _refusal(reply)
     fault = _fault(reply)
-    return _malformed(reply, fault) if fault else None
+    return _broken(reply, Malformed, fault) if fault else None
 
 
 def _fault(reply: Reply) -> str | None:
@@ -77,17 +87,20 @@ def _fault(reply: Reply) -> str | None:
     return None
 
 
-def _refusal(reply: Reply) -> ServiceRefused | Malformed:
+def _refusal(reply: Reply) -> GatewayError:
     facts = _error_facts(reply)
     code = facts.get("code")
     sentence = facts.get("error")
     if not isinstance(code, str) or not isinstance(sentence, str):
-        return _malformed(reply, f"status {reply.status} without the error body")
+        kind = BareServerError if reply.status in (502, 503, 504) else Malformed
+        return _broken(reply, kind, f"status {reply.status} without the error body")
+    if reply.status == 503 and code in _BUSY:
+        return _broken(reply, Busy, f"it says {code}")
     allowed = _AWS_STATUSES if _AWS.match(code) else _KEPT.get(code, ())
     if reply.status not in allowed:
-        return _malformed(reply, f"status {reply.status} with code {code!r:.60}: {sentence!r:.200}")
+        return _broken(reply, Unexpected, f"status {reply.status} with code {code!r:.60}: {sentence!r:.200}")
     # Retry-After on what is not a 503 would promise something that nobody said.
-    retry_after = _retry_after(reply) if reply.status == 503 else None
+    retry_after = _retry_after(reply, 1) if reply.status == 503 else None
     return ServiceRefused(
         reply.status,
         code,
@@ -127,15 +140,15 @@ def _error_facts(reply: Reply) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _retry_after(reply: Reply) -> int:
+def _retry_after(reply: Reply, otherwise: int) -> int:
     value = reply.header("Retry-After") or ""
-    return min(int(value), _RETRY_AFTER_MOST) if re.fullmatch(r"[0-9]{1,9}", value) else 1
+    return min(int(value), _RETRY_AFTER_MOST) if re.fullmatch(r"[0-9]{1,9}", value) else otherwise
 
 
 def _media_type(reply: Reply) -> str:
     return (reply.header("Content-Type") or "").partition(";")[0].strip().lower()
 
 
-def _malformed(reply: Reply, fault: str) -> Malformed:
-    log.warning("auxiliary-service broke the contract: %s", fault)
-    return Malformed(cause=fault, service_version=service_version(reply))
+def _broken(reply: Reply, kind: type[BadGateway], fault: str) -> BadGateway:
+    log.warning("nothing for the client in the answer of auxiliary-service: %s", fault)
+    return kind(cause=fault, service_version=service_version(reply), pushback=_retry_after(reply, 0))

@@ -8,16 +8,24 @@ from urllib.parse import quote, urlencode
 import requests
 from urllib3 import exceptions as urllib3_errors
 
-from main_api.errors import BrokenOff, GatewayError, GatewayTimeout, Malformed, UpstreamUnavailable
+from main_api.errors import (
+    BrokenOff,
+    GatewayError,
+    GatewayTimeout,
+    KeptConnectionClosed,
+    Malformed,
+    Misdelivered,
+    UpstreamUnavailable,
+)
 from main_api.exchange import Call, Reply
 from main_api.telemetry import Telemetry
-from main_api.upstream.session import Session
+from main_api.upstream.session import KeptConnectionEnded, NeverConnected, Session, innermost
 
 log = logging.getLogger(__name__)
 
 OutgoingHeaders = Callable[[Call, float], Iterable[tuple[str, str]]]
 
-# urllib3's names for a connection that never came about: nothing of the request was sent.
+# A connection that never came about: nothing of the request was sent.
 _NEVER_CONNECTED = (
     urllib3_errors.NewConnectionError,
     urllib3_errors.ConnectTimeoutError,
@@ -29,18 +37,27 @@ _NEVER_CONNECTED = (
 class Client:
     """Sends calls whose ``instance`` is chosen; the end of every service's pipeline.
 
-    The body of the answer is read whole, ``max_body`` bytes at most. Raises a
+    The body of the answer is read whole, ``max_body`` bytes at most. Where the service repeats
+    ``X-Request-ID`` in its answers (``echoes_id``), one with another id is not passed on: something on the
+    way has mixed two answers up, and the connection is not used again. Raises a
     :class:`main_api.errors.GatewayError` for whatever is no complete HTTP answer; what the answer
     says is not judged here.
     """
 
     def __init__(
-        self, session: Session, headers: OutgoingHeaders, telemetry: Telemetry, *, max_body: int
+        self,
+        session: Session,
+        headers: OutgoingHeaders,
+        telemetry: Telemetry,
+        *,
+        max_body: int,
+        echoes_id: bool = False,
     ) -> None:
         self._session = session
         self._headers = headers
         self._telemetry = telemetry
         self._max_body = max_body
+        self._echoes_id = echoes_id
         self._prepared: dict[tuple[str, str], requests.PreparedRequest] = {}
 
     def __call__(self, call: Call) -> Reply:
@@ -67,10 +84,19 @@ class Client:
         if left <= 0:
             raise GatewayTimeout(cause="no time left before sending")
         try:
-            response = self._session.send(self._request(call, url, left), call.deadline)
-        except (requests.RequestException, urllib3_errors.HTTPError, OSError) as error:
+            response = self._session.send(self._request(call, url, left), call.deadline, fresh=call.fresh)
+        except (
+            NeverConnected,
+            KeptConnectionEnded,
+            requests.RequestException,
+            urllib3_errors.HTTPError,
+            OSError,
+        ) as error:
             raise _translated(error, call.deadline) from error
         try:
+            answered = response.headers.get("X-Request-ID") if self._echoes_id else None
+            if answered not in (None, call.request_id):
+                raise Misdelivered(cause=f"the answer is that of the request {answered!r:.80}")
             body = self._read(response, call.deadline)
         except BaseException:
             # A half-read connection must not go back into the pool.
@@ -86,6 +112,9 @@ class Client:
         query = f"?{urlencode(call.query, quote_via=quote, safe='')}" if call.query else ""
         request.url = f"{url}{call.path}{query}"
         request.headers.update(self._headers(call, left))
+        if call.body:
+            request.body = call.body
+            request.headers["Content-Length"] = str(len(call.body))
         return request
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
@@ -108,9 +137,11 @@ class Client:
 def _translated(error: Exception, deadline: float) -> GatewayError:
     """Turn an exception of requests, urllib3 or the socket into one of ours, by type and clock."""
     # The outer exceptions carry the URL in their text, and a query string is never logged.
-    reason = _innermost(error)
+    reason = innermost(error)
     cause = f"{type(reason).__name__}: {reason}".partition("?")[0]
-    if isinstance(reason, _NEVER_CONNECTED):
+    if isinstance(error, KeptConnectionEnded):
+        return KeptConnectionClosed(cause=cause)
+    if isinstance(error, NeverConnected) or isinstance(reason, _NEVER_CONNECTED):
         # Not having connected within CONNECT_TIMEOUT is the instance's fault; at the deadline it is time's.
         if monotonic() >= deadline:
             return GatewayTimeout(cause=cause)
@@ -118,12 +149,3 @@ def _translated(error: Exception, deadline: float) -> GatewayError:
     if isinstance(reason, (requests.Timeout, urllib3_errors.TimeoutError, TimeoutError)):
         return GatewayTimeout(cause=cause)
     return BrokenOff(cause=cause)
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Find what urllib3 met first: requests and urllib3 wrap it as argument or as ``reason``."""
-    while True:
-        inner = getattr(error, "reason", None) or next(iter(error.args), None)
-        if not isinstance(inner, Exception):
-            return error
-        error = inner

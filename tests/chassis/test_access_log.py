@@ -99,6 +99,21 @@ def test_the_time_spent_upstream_is_what_the_view_says(
     assert logged()[0]["upstreamMs"] == 250
 
 
+@pytest.mark.parametrize("attempts", [0, 1, 3])
+def test_how_often_was_asked_is_what_the_view_says(
+    make_app: Callable[..., Flask], logged: Logged, attempts: int
+) -> None:
+    def view() -> str:
+        g.upstream_attempts = attempts
+        return "done"
+
+    make_app({"/up": view}).test_client().get("/up")
+
+    [line] = logged()
+    assert line["attempts"] == attempts
+    assert set(line) == EVERY_LINE | OF_REQUESTS | OF_ANSWERS | {"attempts"}
+
+
 def test_a_long_path_is_cut(client: FlaskClient, logged: Logged) -> None:
     client.get("/" + "p" * 2000)
 

@@ -66,6 +66,14 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert (loaded.web_concurrency, loaded.gunicorn_threads, loaded.drain_seconds) == (1, 16, 25)
 
 
+@pytest.mark.parametrize("in_service", [1, 16, 256])
+def test_beside_the_requests_in_service_there_are_threads_for_those_who_wait_and_for_the_rest(
+    in_service: int,
+) -> None:
+    assert Settings(gunicorn_threads=in_service).server_threads == in_service + 64 + 2
+    assert chassis_settings.WAITING_ROOM == 64
+
+
 def test_values_are_read_by_upper_case_name_into_their_types() -> None:
     environ = {
         "PORT": "8080",

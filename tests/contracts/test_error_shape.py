@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from chassis.errors import BadRequest, HeadersTooLarge, NotImplementedHere, ServiceError, UriTooLong
 from main_api.app import create_app
+from main_api.errors import GatewayError
 from main_api.settings import Settings
 from main_api.upstream.session import Session
 
@@ -21,7 +22,7 @@ GATEWAY = "main-api"
 AUXILIARY = "auxiliary-service"
 TOKEN = "0123456789abcdef"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-WITH_RETRY_AFTER = {"upstream_unavailable", "aws_throttled"}
+WITH_RETRY_AFTER = {"upstream_unavailable", "aws_throttled", "overloaded", "circuit_open"}
 WITH_DETAILS = {"validation_failed"}
 DETAILS_POSSIBLE = {"invalid_request"}
 TITLES = {400: "Bad Request", 502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout"}
@@ -113,6 +114,7 @@ GATEWAY_PATHS: list[tuple[int, str, str, dict[str, Any], Prepare]] = [
     (400, "validation_failed", "/api/s3/buckets?limit=0", {}, nothing),
     (400, "invalid_request", "/api/parameters?name=/otherproject/a", {}, nothing),
     (400, "invalid_request", "/api/s3/buckets?nextToken=abcd", {}, nothing),
+    (400, "validation_failed", "/api/s3/buckets", {"headers": {"X-Request-Timeout-Ms": "soon"}}, nothing),
     (400, "bad_request", "/api/s3/buckets", {"data": b"canary"}, nothing),
     (403, "forbidden", "/api/parameters?name=a&decrypt=true", {}, nothing),
     (404, "not_found", "/nowhere", {}, nothing),
@@ -121,6 +123,7 @@ GATEWAY_PATHS: list[tuple[int, str, str, dict[str, Any], Prepare]] = [
     (405, "method_not_allowed", "/api/s3/buckets", {"method": "POST"}, nothing),
     (405, "method_not_allowed", "/metrics", {"method": "DELETE"}, nothing),
     (405, "method_not_allowed", "/", {"method": "PUT"}, nothing),
+    (504, "gateway_timeout", "/api/s3/buckets", {"headers": {"X-Request-Timeout-Ms": "0"}}, nothing),
     (502, "bad_gateway", "/api/s3/buckets", {}, raising(RuntimeError("canary"))),  # the auxiliary's own 500
 ]
 AUXILIARY_PATHS: list[tuple[int, str, str, dict[str, Any], Prepare]] = [
@@ -238,28 +241,75 @@ def refused() -> Exception:
     return requests.ConnectionError(MaxRetryError(None, "/", NewConnectionError(connection, "refused")))  # type: ignore[arg-type]
 
 
+NETWORK_FAILS: list[tuple[Exception, int, str]] = [
+    (refused(), 503, "upstream_unavailable"),
+    (requests.ConnectionError("reset by secret-host"), 502, "bad_gateway"),
+    (requests.ReadTimeout("secret-host is slow"), 504, "gateway_timeout"),
+    (RuntimeError("canary"), 500, "internal_error"),
+]
+
+
+def before(error: Exception, **settings: int) -> FlaskClient:
+    """Make a client of a gateway whose network fails; nothing is tried twice."""
+    session = Session(pool_size=1, connect_timeout=1)
+    session.mount("http://", Failing(error))
+    return create_app(Settings(retry_attempts=1, **settings), session).test_client()
+
+
 @FORMS
-@pytest.mark.parametrize(
-    ("error", "status", "code"),
-    [
-        (refused(), 503, "upstream_unavailable"),
-        (requests.ConnectionError("reset by secret-host"), 502, "bad_gateway"),
-        (requests.ReadTimeout("secret-host is slow"), 504, "gateway_timeout"),
-        (RuntimeError("canary"), 500, "internal_error"),
-    ],
-)
+@pytest.mark.parametrize(("error", "status", "code"), NETWORK_FAILS)
 def test_a_network_that_fails_is_the_one_body(
     error: Exception, status: int, code: str, problem: bool
 ) -> None:
-    session = Session(pool_size=1, connect_timeout=1)
-    session.mount("http://", Failing(error))
-
-    answer = ask(create_app(Settings(), session).test_client(), "/api/s3/buckets", problem=problem)
+    answer = ask(before(error), "/api/s3/buckets", problem=problem)
 
     body = assert_is_the_error_body(answer, GATEWAY, status, code, problem=problem)
     assert body["versions"] == {"main-api": "1.0.0", "auxiliary-service": "unknown"}
     if status == 500:
         assert body["detail" if problem else "error"] == "Internal server error"
+
+
+@FORMS
+@pytest.mark.parametrize("path", ["/api/s3/buckets", "/api/parameters/list", "/api/parameters?name=a"])
+@pytest.mark.parametrize(("error", "_", "__"), NETWORK_FAILS[:3])
+def test_an_instance_that_is_ejected_is_the_one_body_and_says_when_to_come_back(
+    error: Exception, _: int, __: str, path: str, problem: bool
+) -> None:
+    client = before(error, breaker_failures_in_a_row=1)
+    assert client.get("/api/s3/buckets").status_code != 200
+
+    answer = ask(client, path, problem=problem)
+
+    body = assert_is_the_error_body(answer, GATEWAY, 503, "circuit_open", problem=problem)
+    assert body["retryAfter"] == 5
+    assert body["versions"] == {"main-api": "1.0.0", "auxiliary-service": "unknown"}
+
+
+@FORMS
+@pytest.mark.parametrize("path", ["/api/s3/buckets", "/api/parameters/list", "/api/parameters?name=a"])
+@pytest.mark.parametrize("room", [{"GUNICORN_THREADS": "1"}, {"BULKHEAD": "1"}], ids=["process", "share"])
+def test_who_finds_no_room_is_told_by_the_one_body(
+    room: dict[str, str],
+    path: str,
+    problem: bool,
+    pair_over_fake_aws: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("main_api.parts.WAITING_ROOM", 0)
+    pair = pair_over_fake_aws(**room)
+    answers: list[TestResponse] = []
+
+    def ask_meanwhile(*_: Any) -> dict[str, Any]:
+        answers.append(ask(pair.gateway_app.test_client(), path, problem=problem))
+        return {"Buckets": []}
+
+    pair.aws.answer = ask_meanwhile
+    assert pair.gateway.get("/api/s3/buckets").status_code == 200
+
+    [answer] = answers
+    body = assert_is_the_error_body(answer, GATEWAY, 503, "overloaded", problem=problem)
+    assert body["retryAfter"] == 1
+    assert len(pair.wire.sent) == 1
 
 
 REFUSALS: list[tuple[ServiceError, int, str]] = [
@@ -317,3 +367,14 @@ def test_every_status_of_the_contract_is_driven() -> None:
     driven = {each[1] for each in PATHS} | {status for _, status, _ in REFUSALS} | {401, 500, 503}
 
     assert {400, 401, 403, 404, 405, 414, 431, 500, 501, 502, 503, 504} <= driven
+
+
+def codes(kind: type[ServiceError]) -> set[str]:
+    return {kind.code}.union(*(codes(each) for each in kind.__subclasses__()))
+
+
+def test_every_code_of_the_gateways_own_is_driven() -> None:
+    driven = {each[2] for each in PATHS if each[0] == GATEWAY} | {code for _, _, code in REFUSALS}
+    driven |= {code for _, _, code in NETWORK_FAILS} | {"circuit_open", "overloaded"}
+
+    assert codes(GatewayError) <= driven

@@ -78,7 +78,11 @@ def test_the_version_is_the_services() -> None:
 
 def test_the_query_is_described_as_it_is_checked() -> None:
     described = {
-        path: {(each["name"], each["required"]) for each in operations["get"].get("parameters", ())}
+        path: {
+            (each["name"], each["required"])
+            for each in operations["get"].get("parameters", ())
+            if each["in"] == "query"
+        }
         for path, operations in DOCUMENT["paths"].items()
     }
 
@@ -89,6 +93,17 @@ def test_the_query_is_described_as_it_is_checked() -> None:
     assert not any(
         described[path] for path in described if path not in SERVED or not path.startswith("/api/")
     )
+
+
+def test_what_asks_the_auxiliary_may_be_asked_to_hurry() -> None:
+    hurried = {
+        path
+        for path, operations in DOCUMENT["paths"].items()
+        for each in operations["get"].get("parameters", ())
+        if (each["in"], each["name"]) == ("header", "X-Request-Timeout-Ms")
+    }
+
+    assert hurried == {"/api/s3/buckets", "/api/parameters/list", "/api/parameters"}
 
 
 def pattern(path: str, name: str) -> str:

@@ -6,10 +6,11 @@ from main_api.app import create_app
 from main_api.settings import Settings
 
 FUNCTION = ("function",)
+SERVICE = ("admission", "retry", "balance", "breaker", "send")
 LINKS = {
-    "/api/s3/buckets": ("balance", "send"),
-    "/api/parameters/list": ("scopes", "balance", "send"),
-    "/api/parameters": ("scopes", "balance", "send"),
+    "/api/s3/buckets": SERVICE,
+    "/api/parameters/list": ("scopes", *SERVICE),
+    "/api/parameters": ("scopes", *SERVICE),
     "/api/health/ready": FUNCTION,
     "/": FUNCTION,
     "/docs": FUNCTION,
@@ -55,6 +56,18 @@ def test_the_order_is_the_same_on_every_route(rule: str) -> None:
 
     assert list(links) == sorted(links, key=ORDER.index)
     assert links[-1] == "send"
+
+
+def test_a_share_of_its_own_is_one_more_link_of_every_service_route_in_its_place() -> None:
+    built = {
+        route.rule: pipeline.links
+        for route, pipeline in create_app(Settings(bulkhead=4)).extensions["routes"]
+    }
+
+    for rule, links in LINKS.items():
+        added = () if links == FUNCTION else ("bulkhead",)
+        assert set(built[rule]) == {*links, *added}
+        assert links == FUNCTION or list(built[rule]) == sorted(built[rule], key=ORDER.index)
 
 
 def test_every_route_is_asked_by_get_alone() -> None:

@@ -4,20 +4,45 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic
+from typing import Any
 
 import pytest
 
 import main_api.policies
 from chassis.errors import ServiceError
-from main_api.errors import BrokenOff
-from main_api.exchange import Call, Caller, Instance, Policy, Reply, Stream
-from main_api.policies.balance import Balance
+from main_api.errors import BrokenOff, CircuitOpen, Overloaded
+from main_api.exchange import Call, Caller, Instance, Policy, Proceed, Reply, Stream
+from main_api.policies.admission import Admission, AdmissionSettings
+from main_api.policies.algorithms import LeastConnections
+from main_api.policies.balance import Balance, InFlight
+from main_api.policies.bulkhead import Bulkhead
+from main_api.policies.circuit_breaker import Breaker, BreakerSettings, State
+from main_api.policies.ejection import CircuitBreakers
+from main_api.policies.retry import Retry, RetrySettings, Throttle
 from main_api.policies.scopes import RequireScopes
 
-# One maker per policy, with settings under which the call of `call()` passes.
+A, B = Instance("s", "http://a.test"), Instance("s", "http://b.test")
+
+
+def breakers(**settings: Any) -> CircuitBreakers:
+    made = BreakerSettings(**settings)
+    return CircuitBreakers(lambda changed: Breaker(made, changed), fair_seconds=1)
+
+
+def retry(throttle: Throttle | None = None, attempts: int = 3) -> Retry:
+    settings = RetrySettings(attempts=attempts, backoff=0, backoff_most=0)
+    return Retry(settings, throttle or Throttle(), attempt_timeout=1)
+
+
+# One maker per policy, with settings under which the call of `call()` passes, and a second one beside it.
 MAKERS: dict[str, Callable[[], Policy]] = {
-    "balance.Balance": lambda: Balance([Instance("s", "http://a.test"), Instance("s", "http://b.test")]),
+    "admission.Admission": lambda: Admission(AdmissionSettings(2, 0)),
+    "balance.Balance": lambda: Balance(lambda: (A, B)),
+    "bulkhead.Bulkhead": lambda: Bulkhead(2),
+    "ejection.CircuitBreakers": breakers,
+    "retry.Retry": retry,
     "scopes.RequireScopes": lambda: RequireScopes({("decrypt", "true"): "parameters:decrypt"}),
 }
 
@@ -65,6 +90,7 @@ def call() -> Call:
         deadline=monotonic() + 5,
         caller=Caller("192.0.2.1", "subject", frozenset({"parameters:decrypt"})),
         request_id="an-id",
+        instance=A,
     )
 
 
@@ -133,3 +159,229 @@ def test_an_error_goes_through_and_the_policy_serves_on(make: Callable[[], Polic
     through(policy, body).close()
 
     assert body.closed == 1
+
+
+# What a policy holds for a call, it holds until the stream is closed, and gives back once.
+
+
+class Short:
+    """A body of so many pieces, the last of which may break it off."""
+
+    def __init__(self, pieces: int = 1, error: Exception | None = None) -> None:
+        self.closed = 0
+        self._left = pieces
+        self._error = error
+
+    def pieces(self) -> Iterator[bytes]:
+        for _ in range(self._left):
+            yield b"x"
+        if self._error:
+            raise self._error
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def streamed(policy: Policy, body: Short) -> Reply:
+    return policy(call(), lambda _: Reply(200, body=Stream(body.pieces(), body.close)))
+
+
+def read(reply: Reply) -> None:
+    assert isinstance(reply.body, Stream)
+    for _ in reply.body:
+        pass
+
+
+def read_all(reply: Reply) -> None:
+    read(reply)
+    reply.close()
+
+
+def broken_off(reply: Reply) -> None:
+    with pytest.raises(BrokenOff):
+        read(reply)
+    reply.close()
+
+
+def left_at_once(reply: Reply) -> None:
+    reply.close()
+
+
+def left_in_the_middle(reply: Reply) -> None:
+    assert isinstance(reply.body, Stream)
+    assert next(iter(reply.body)) == b"x"
+    reply.close()
+
+
+ENDS = pytest.mark.parametrize(
+    ("pieces", "error", "end"),
+    [
+        (3, None, read_all),
+        (3, BrokenOff(), broken_off),
+        (3, None, left_at_once),
+        (3, None, left_in_the_middle),
+    ],
+    ids=["read", "broken off", "left at once", "left in the middle"],
+)
+End = Callable[[Reply], None]
+
+
+@ENDS
+@pytest.mark.parametrize(
+    "make", [lambda: Admission(AdmissionSettings(1, 0)), lambda: Bulkhead(1)], ids=["admission", "bulkhead"]
+)
+def test_a_streamed_reply_keeps_its_slot_until_it_is_closed(
+    make: Callable[[], Policy], pieces: int, error: Exception | None, end: End
+) -> None:
+    policy = make()
+    reply = streamed(policy, Short(pieces, error))
+    with pytest.raises(Overloaded):
+        streamed(policy, Short())
+
+    end(reply)
+    reply.close()
+
+    # Exactly one slot came back: one call has room, and a second beside it has none.
+    after = streamed(policy, Short())
+    with pytest.raises(Overloaded):
+        streamed(policy, Short())
+    after.close()
+
+
+@ENDS
+def test_a_streamed_reply_is_in_service_until_it_is_closed(
+    pieces: int, error: Exception | None, end: End
+) -> None:
+    changes: list[int] = []
+    reply = streamed(Admission(AdmissionSettings(1, 0), in_service=changes.append), Short(pieces, error))
+    assert changes == [1]
+
+    end(reply)
+    reply.close()
+
+    assert changes == [1, -1]
+
+
+@ENDS
+def test_a_streamed_reply_is_in_flight_until_it_is_closed(
+    pieces: int, error: Exception | None, end: End
+) -> None:
+    changes: list[tuple[Instance, int]] = []
+    in_flight = InFlight(lambda instance, change: changes.append((instance, change)))
+    balance = Balance(lambda: (A, B), LeastConnections(in_flight), in_flight=in_flight)
+
+    reply = streamed(balance, Short(pieces, error))
+    assert (in_flight(A), in_flight(B)) == (1, 0)
+    other = streamed(balance, Short())
+    assert (in_flight(A), in_flight(B)) == (1, 1)
+    other.close()
+    end(reply)
+    reply.close()
+
+    assert (in_flight(A), in_flight(B)) == (0, 0)
+    assert [change for instance, change in changes if instance == A] == [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "error", "end", "verdicts"),
+    [
+        (3, None, read_all, "success"),
+        (0, None, read_all, "success"),
+        (3, BrokenOff(), broken_off, "failure"),
+        (0, BrokenOff(), broken_off, "failure"),
+        (3, None, left_at_once, "nothing"),
+        (3, None, left_in_the_middle, "nothing"),
+    ],
+)
+def test_a_breaker_hears_of_a_stream_at_its_close_and_once(
+    pieces: int, error: Exception | None, end: End, verdicts: str
+) -> None:
+    """Told while it is half-open, where a breaker shows what it was told."""
+    clock = [0.0]
+    made = BreakerSettings(failures_in_a_row=1, half_open_calls=2, open_seconds=5.0)
+    links = CircuitBreakers(
+        lambda changed: Breaker(made, changed, clock=lambda: clock[0], random=lambda: 0.0), fair_seconds=0.001
+    )
+    broken_off(streamed(links, Short(0, BrokenOff())))
+    breaker = links.of(A)
+    assert breaker.state is State.OPEN
+    clock[0] = 5.0
+
+    reply = streamed(links, Short(pieces, error))
+    assert breaker.state is State.HALF_OPEN
+    end(reply)
+    reply.close()
+
+    if verdicts == "failure":
+        assert breaker.state is State.OPEN
+        return
+    assert breaker.state is State.HALF_OPEN
+    # Two places: a success has taken one for good, a client that left has given its place back.
+    held = [streamed(links, Short()) for _ in range(1 if verdicts == "success" else 2)]
+    with pytest.raises(CircuitOpen):
+        streamed(links, Short())
+    for each in held:
+        read_all(each)
+    assert breaker.state is State.CLOSED
+
+
+def test_a_stream_that_is_read_and_not_yet_closed_has_told_the_breaker_nothing() -> None:
+    links = breakers(failures_in_a_row=1)
+    reply = streamed(links, Short(1, BrokenOff()))
+
+    with pytest.raises(BrokenOff):
+        read(reply)
+    assert links.of(A).state is State.CLOSED
+    reply.close()
+
+    assert links.of(A).state is State.OPEN
+
+
+def test_a_stream_that_broke_off_is_not_asked_for_again() -> None:
+    """Bytes of it are with the client already."""
+    asked: list[Call] = []
+    body = Short(1, BrokenOff())
+
+    def send(each: Call) -> Reply:
+        asked.append(each)
+        return Reply(200, body=Stream(body.pieces(), body.close))
+
+    broken_off(retry()(call(), send))
+
+    assert len(asked) == 1
+    assert body.closed == 1
+
+
+def test_through_the_whole_chain_a_stream_gives_all_back_once() -> None:
+    in_service: list[int] = []
+    in_flight = InFlight()
+    chain: list[Policy] = [
+        Admission(AdmissionSettings(1, 0), in_service=in_service.append),
+        Bulkhead(1),
+        retry(),
+        Balance(lambda: (A, B), in_flight=in_flight),
+        breakers(),
+    ]
+    body = Body()
+
+    def ask() -> Reply:
+        reply = Reply(200, body=Stream(body.pieces(), body.close))
+        reply.on_close(body.give_back)
+        answer: Proceed = lambda _: reply  # noqa: E731
+        for policy in reversed(chain):
+            answer = partial(policy, proceed=answer)
+        return answer(call())
+
+    for time in range(1, 4):
+        reply = ask()
+        assert isinstance(reply.body, Stream)
+        assert next(iter(reply.body)) == b"x"
+        assert in_flight(A) + in_flight(B) == 1
+        with pytest.raises(Overloaded):
+            ask()
+
+        reply.close()
+        reply.close()
+        assert (body.closed, body.given_back) == (time, time)
+        assert (in_flight(A), in_flight(B)) == (0, 0)
+    assert in_service == [1, -1] * 3

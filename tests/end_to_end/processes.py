@@ -20,11 +20,13 @@ from dev.run import environments
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
-LIVENESS = {"auxiliary": "/health", "gateway": "/api/health"}
+LIVENESS = {"auxiliary": "/health", "gateway": "/api/health", "posting": "/api/health"}
 COMMANDS = {
     "aws": ["-m", "dev.local_aws", "--port", "{port}"],
     "auxiliary": ["-m", "gunicorn", "-c", "auxiliary_service/gunicorn_conf.py", "auxiliary_service.wsgi:app"],
     "gateway": ["-m", "gunicorn", "-c", "main_api/gunicorn_conf.py", "main_api.wsgi:app"],
+    # The gateway with a route that is not idempotent, for the tests of faults.
+    "posting": ["-m", "gunicorn", "-c", "tests/faults/posting_conf.py", "tests.faults.posting:app"],
 }
 
 

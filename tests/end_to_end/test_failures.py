@@ -17,16 +17,18 @@ OBJECT = b'{"success":true,"data":[],"count":0}'
 
 @contextmanager
 def gateway_before(behave: Behaviour, **settings: str) -> Iterator[Server]:
-    """Run a gateway whose auxiliary is a stand-in."""
+    """Run a gateway whose auxiliary is a stand-in, which no health check disturbs."""
     with (
         stand_in.stand_in(behave) as port,
-        servers("gateway", ports={"auxiliary": port}, **settings) as running,
+        servers(
+            "gateway", ports={"auxiliary": port}, **{"HEALTH_CHECK_INTERVAL": "0", **settings}
+        ) as running,
     ):
         yield running["gateway"]
 
 
 def test_a_stopped_auxiliary_is_told_at_once_and_heals_by_itself() -> None:
-    with servers("aws", "auxiliary", "gateway") as running:
+    with servers("aws", "auxiliary", "gateway", RETRY_ATTEMPTS="1") as running:
         port, auxiliary = running["gateway"].port, running["auxiliary"]
         until(lambda: request(port, "/api/health/ready").status == 200, "ready")
         assert request(port, "/api/s3/buckets").status == 200
@@ -64,12 +66,83 @@ def test_a_stopped_auxiliary_is_told_at_once_and_heals_by_itself() -> None:
         ),
     ],
 )
-def test_an_auxiliary_without_an_answer_is_504_by_the_deadline(behave: Behaviour) -> None:
-    with gateway_before(behave, REQUEST_TIMEOUT="1") as gateway:
-        answer = request(gateway.port, "/api/s3/buckets")
+@pytest.mark.parametrize("target", ["/api/s3/buckets", "/api/parameters?name=a"])
+def test_an_auxiliary_without_an_answer_is_504_by_the_deadline(behave: Behaviour, target: str) -> None:
+    with gateway_before(behave, REQUEST_TIMEOUT="1", ATTEMPT_TIMEOUT="0.4") as gateway:
+        answer = request(gateway.port, target)
 
         assert (answer.status, answer.json["code"]) == (504, "gateway_timeout")
         assert answer.seconds <= 1.1
+
+        hurried = request(gateway.port, target, X_Request_Timeout_Ms="200")
+        assert (hurried.status, hurried.json["code"]) == (504, "gateway_timeout")
+        assert hurried.seconds <= 0.3
+
+
+def test_a_client_that_gives_no_time_is_504_at_once_and_nothing_is_sent() -> None:
+    taken: list[bool] = []
+
+    def count(client: socket.socket, _: threading.Event) -> None:
+        taken.append(bool(stand_in.read_head(client)))
+
+    with gateway_before(count) as gateway:
+        answer = request(gateway.port, "/api/s3/buckets", X_Request_Timeout_Ms="0")
+
+        assert (answer.status, answer.json["code"]) == (504, "gateway_timeout")
+        assert answer.seconds <= 0.1
+        assert taken == []
+
+
+def test_an_instance_that_fails_again_and_again_is_left_alone() -> None:
+    taken: list[bool] = []
+
+    def end(client: socket.socket, _: threading.Event) -> None:
+        taken.append(bool(stand_in.read_head(client)))
+
+    with gateway_before(end, RETRY_ATTEMPTS="1") as gateway:
+        codes = [request(gateway.port, "/api/s3/buckets").json["code"] for _ in range(5)]
+        refused = [request(gateway.port, "/api/s3/buckets") for _ in range(20)]
+
+        assert codes == ["bad_gateway"] * 5
+        assert {(each.status, each.json["code"]) for each in refused} == {(503, "circuit_open")}
+        assert {each.headers["Retry-After"] for each in refused} <= {"4", "5"}
+        assert len(taken) == 5
+        warned = [line["message"] for line in gateway.lines() if "breaker of" in line["message"]]
+        assert len(warned) == 1
+        assert "closed -> open: 5 failures in a row" in warned[0]
+
+
+def test_one_request_is_asked_three_times_and_told_in_its_line() -> None:
+    taken: list[bool] = []
+
+    def end_twice(client: socket.socket, _: threading.Event) -> None:
+        while stand_in.read_head(client):
+            taken.append(True)
+            if len(taken) < 3:
+                return
+            client.sendall(body(OBJECT))
+
+    with gateway_before(end_twice) as gateway:
+        assert request(gateway.port, "/api/s3/buckets", X_Request_ID="thrice").status == 200
+
+        assert len(taken) == 3
+        [line] = [each for each in gateway.lines() if each.get("requestId") == "thrice" and "route" in each]
+        assert line["attempts"] == 3
+
+
+def test_a_connection_that_the_auxiliary_closed_between_two_requests_harms_nobody() -> None:
+    """It answers once on each connection and keeps it open, until the next request comes."""
+
+    def once(client: socket.socket, _: threading.Event) -> None:
+        stand_in.read_head(client)
+        client.sendall(body(OBJECT))
+        stand_in.read_head(client)
+
+    with gateway_before(once, RETRY_ATTEMPTS="2") as gateway:
+        statuses = [request(gateway.port, "/api/s3/buckets").status for _ in range(30)]
+
+        assert statuses == [200] * 30
+        assert "breaker of" not in gateway.log()
 
 
 CHUNKED = stand_in.HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -197,11 +270,12 @@ NEVER_CLOSING = (b"GET /api/health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
 
 def test_clients_that_hold_on_do_not_keep_a_probe_waiting() -> None:
     with (
-        gateway_before(stand_in.answering(body(OBJECT)), GUNICORN_THREADS="4") as gateway,
+        gateway_before(stand_in.answering(body(OBJECT)), GUNICORN_THREADS="1") as gateway,
         ExitStack() as held,
     ):
         workers = gateway.workers()
-        for data in (*NEVER_CLOSING * 5, *[HALF_A_HEAD] * 8, *[HALF_A_BODY] * 8):
+        # More halves of each kind than there are threads: one in service, 64 that wait, two for the rest.
+        for data in (*NEVER_CLOSING * 5, *[HALF_A_HEAD] * 80, *[HALF_A_BODY] * 80):
             client = held.enter_context(socket.create_connection((HOST, gateway.port), timeout=10))
             client.sendall(data)
         for _ in range(10):

@@ -4,20 +4,26 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import requests
 from flask import Flask
 from flask.testing import FlaskClient
+from prometheus_client import CollectorRegistry
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3.util import SKIP_HEADER
 
 from chassis.settings import load
 from main_api.app import create_app
-from main_api.exchange import Call, Caller, Instance
+from main_api.exchange import Call, Caller, Instance, Proceed
+from main_api.policies.admission import Admission, AdmissionSettings
+from main_api.policies.retry import RetrySettings
+from main_api.routing.pipeline import Parts
+from main_api.routing.service import Service, ServiceNumbers
 from main_api.settings import Settings
+from main_api.telemetry import Telemetry
 from main_api.upstream.session import Session
 
 BODY = b'{"success":true,"data":[],"count":0,"timestamp":"2023-12-01T12:00:00.000Z"}'
@@ -136,3 +142,26 @@ def call(
         request_id="an-id",
         instance=instance,
     )
+
+
+# One attempt: whoever has a test of retries says so.
+NUMBERS = ServiceNumbers(request_timeout=10.0, attempt_timeout=3.0, retry=RetrySettings(attempts=1))
+
+
+def telemetry() -> Telemetry:
+    """Make figures of their own registry."""
+    return Telemetry(CollectorRegistry())
+
+
+def service(send: Proceed, *urls: str, name: str = "s", **numbers: Any) -> Service:
+    """Make a service whose instances are at ``urls`` and are spoken to by ``send``; one attempt a call.
+
+    ``numbers`` replace fields of :data:`NUMBERS`.
+    """
+    instances = tuple(Instance(name, url) for url in urls or ("http://a:1",))
+    return Service(name, lambda: instances, send, replace(NUMBERS, **numbers), telemetry())
+
+
+def parts(*services: Service, slots: int = 16) -> Parts:
+    """Make what pipelines are built of: ``services``, and a process of ``slots`` without a queue."""
+    return Parts(Admission(AdmissionSettings(slots, 0)), {each.name: each for each in services})

@@ -35,6 +35,22 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
     assert made.drain_seconds == 25
 
 
+def test_an_empty_environment_gives_the_defaults_of_the_policies() -> None:
+    made = load(Settings, {})
+
+    assert (made.attempt_timeout, made.bulkhead) == (3.0, None)
+    assert (made.retry_attempts, made.retry_backoff, made.retry_backoff_max) == (3, 0.025, 0.25)
+    assert (made.retry_tokens, made.retry_tokens_per_success) == (50.0, 0.1)
+    assert (made.balance, made.balance_hash_by) == ("round_robin", "path")
+    assert (made.breaker_failure_rate, made.breaker_minimum_calls, made.breaker_window) == (0.5, 20, 10.0)
+    assert (made.breaker_failures_in_a_row, made.breaker_half_open_calls) == (5, 3)
+    assert (made.breaker_open_seconds, made.breaker_open_seconds_max) == (5.0, 60.0)
+    assert made.breaker_healthy_seconds == 60.0
+    assert (made.health_check_path, made.health_check_interval) == ("/health", 5.0)
+    assert made.health_check_timeout == 1.0
+    assert (made.health_check_unhealthy_after, made.health_check_healthy_after) == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("text", "urls"),
     [
@@ -45,6 +61,12 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
         ("http://10.0.0.1", ("http://10.0.0.1",)),
         ("http://my_service.ns.svc.cluster.local:80", ("http://my_service.ns.svc.cluster.local:80",)),
         ("http://fully.qualified.:80", ("http://fully.qualified.:80",)),
+        ("http://a:1;weight=1", ("http://a:1;weight=1",)),
+        ("http://a:1/;weight=1000", ("http://a:1;weight=1000",)),
+        (
+            "https://a;weight=20, http://b:2 ,http://[::1]:3;weight=999",
+            ("https://a;weight=20", "http://b:2", "http://[::1]:3;weight=999"),
+        ),
     ],
 )
 def test_addresses_are_read(text: str, urls: tuple[str, ...]) -> None:
@@ -78,6 +100,25 @@ def test_addresses_are_read(text: str, urls: tuple[str, ...]) -> None:
         "http://" + "a" * 64,
         "http://" + "a" * 254,
         ",",
+        "bad;weight=2",
+        ";weight=2",
+        "http://aux:3001;",
+        "http://aux:3001;weight",
+        "http://aux:3001;weight=",
+        "http://aux:3001;weight=0",
+        "http://aux:3001;weight=01",
+        "http://aux:3001;weight=1001",
+        "http://aux:3001;weight=10000",
+        "http://aux:3001;weight=-1",
+        "http://aux:3001;weight=1.5",
+        "http://aux:3001;weight=٣",
+        "http://aux:3001;weight=2 x",
+        "http://aux:3001;weight=2;weight=3",
+        "http://aux:3001; weight=2",
+        "http://aux:3001;Weight=2",
+        "http://aux:3001;2",
+        "http://aux:3001;zone=a",
+        "http://aux:3001/path;weight=2",
     ],
 )
 def test_what_is_no_address_stops_the_start(url: str) -> None:
@@ -153,6 +194,43 @@ def test_what_is_no_origin_stops_the_start(origin: str) -> None:
         ("SERVICE_VERSION", "a b"),
         ("INTERNAL_TOKEN", "short"),
         ("AUTHENTICATION", "maybe"),
+        ("ATTEMPT_TIMEOUT", "0"),
+        ("ATTEMPT_TIMEOUT", "301"),
+        ("ATTEMPT_TIMEOUT", "nan"),
+        ("BULKHEAD", "0"),
+        ("BULKHEAD", "257"),
+        ("RETRY_ATTEMPTS", "0"),
+        ("RETRY_ATTEMPTS", "6"),
+        ("RETRY_BACKOFF", "-0.1"),
+        ("RETRY_BACKOFF", "11"),
+        ("RETRY_BACKOFF_MAX", "61"),
+        ("RETRY_TOKENS", "0.9"),
+        ("RETRY_TOKENS", "100001"),
+        ("RETRY_TOKENS_PER_SUCCESS", "-0.1"),
+        ("RETRY_TOKENS_PER_SUCCESS", "1.1"),
+        ("BALANCE", "roundrobin"),
+        ("BALANCE", "ROUND_ROBIN"),
+        ("BALANCE_HASH_BY", "query"),
+        ("BALANCE_HASH_BY", "header:"),
+        ("BALANCE_HASH_BY", "header:a b"),
+        ("BALANCE_HASH_BY", "header:X-A\nX-B"),
+        ("BREAKER_FAILURE_RATE", "0"),
+        ("BREAKER_FAILURE_RATE", "1.1"),
+        ("BREAKER_MINIMUM_CALLS", "0"),
+        ("BREAKER_WINDOW", "0.9"),
+        ("BREAKER_FAILURES_IN_A_ROW", "0"),
+        ("BREAKER_OPEN_SECONDS", "0"),
+        ("BREAKER_OPEN_SECONDS_MAX", "3601"),
+        ("BREAKER_HALF_OPEN_CALLS", "0"),
+        ("BREAKER_HEALTHY_SECONDS", "0.9"),
+        ("HEALTH_CHECK_PATH", "health"),
+        ("HEALTH_CHECK_PATH", "/a b"),
+        ("HEALTH_CHECK_PATH", "/" + "a" * 201),
+        ("HEALTH_CHECK_INTERVAL", "-1"),
+        ("HEALTH_CHECK_INTERVAL", "3601"),
+        ("HEALTH_CHECK_TIMEOUT", "0"),
+        ("HEALTH_CHECK_UNHEALTHY_AFTER", "0"),
+        ("HEALTH_CHECK_HEALTHY_AFTER", "101"),
     ],
 )
 def test_a_value_out_of_range_stops_the_start_and_is_named(name: str, value: str) -> None:
@@ -164,6 +242,63 @@ def test_a_pool_smaller_than_the_threads_stops_the_start() -> None:
         "POOL_SIZE: at least GUNICORN_THREADS (17) needed, got 16"
     ]
     assert load(Settings, {"POOL_SIZE": "17", "GUNICORN_THREADS": "17"}).pool_size == 17
+
+
+PAIRS = [
+    ("POOL_SIZE", "GUNICORN_THREADS", "16", "17"),
+    ("RETRY_BACKOFF_MAX", "RETRY_BACKOFF", "0.1", "0.2"),
+    ("RETRY_BACKOFF_MAX", "RETRY_BACKOFF", "0.25", "0.3"),
+    ("BREAKER_OPEN_SECONDS_MAX", "BREAKER_OPEN_SECONDS", "4.5", "5"),
+    ("BREAKER_OPEN_SECONDS_MAX", "BREAKER_OPEN_SECONDS", "60", "61"),
+]
+
+
+@pytest.mark.parametrize(("larger", "smaller", "least", "most"), PAIRS)
+def test_a_pair_that_contradicts_itself_stops_the_start_and_both_are_named(
+    larger: str, smaller: str, least: str, most: str
+) -> None:
+    assert faults(**{larger: least, smaller: most}) == [
+        f"{larger}: at least {smaller} ({most}) needed, got {least}"
+    ]
+    equal = load(Settings, {larger: most, smaller: most})
+    assert getattr(equal, larger.lower()) == getattr(equal, smaller.lower()) == float(most)
+
+
+def test_one_of_a_pair_is_held_to_the_others_default() -> None:
+    assert faults(RETRY_BACKOFF="0.5") == ["RETRY_BACKOFF_MAX: at least RETRY_BACKOFF (0.5) needed, got 0.25"]
+    assert faults(BREAKER_OPEN_SECONDS="90") == [
+        "BREAKER_OPEN_SECONDS_MAX: at least BREAKER_OPEN_SECONDS (90) needed, got 60"
+    ]
+
+
+def test_a_success_may_return_as_much_as_the_bucket_holds() -> None:
+    made = load(Settings, {"RETRY_TOKENS": "1", "RETRY_TOKENS_PER_SUCCESS": "1"})
+
+    assert (made.retry_tokens, made.retry_tokens_per_success) == (1.0, 1.0)
+
+
+def test_all_pairs_are_told_at_once() -> None:
+    told = faults(POOL_SIZE="1", RETRY_BACKOFF="1", BREAKER_OPEN_SECONDS="100")
+
+    assert [fault.partition(":")[0] for fault in told] == [
+        "POOL_SIZE",
+        "RETRY_BACKOFF_MAX",
+        "BREAKER_OPEN_SECONDS_MAX",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BALANCE", "consistent_hash"),
+        ("BALANCE_HASH_BY", "caller"),
+        ("BALANCE_HASH_BY", "header:X-Tenant"),
+        ("HEALTH_CHECK_PATH", "/"),
+        ("HEALTH_CHECK_PATH", "/health?deep=1"),
+    ],
+)
+def test_these_words_are_taken_as_they_are(name: str, value: str) -> None:
+    assert getattr(load(Settings, {name: value}), name.lower()) == value
 
 
 @pytest.mark.parametrize(

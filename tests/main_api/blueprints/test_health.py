@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -201,7 +202,35 @@ def test_every_instance_is_tried_also_while_others_take_turns() -> None:
 
 
 def readiness(ask: Callable[[Call], Reply], instances: int = 1) -> Readiness:
-    return Readiness(ask, instances, lambda: {"main-api": "1", "auxiliary-service": "2"})
+    return Readiness(ask, lambda: instances, lambda: {"main-api": "1", "auxiliary-service": "2"})
+
+
+def test_the_number_of_instances_is_asked_anew_each_time(timer: Timer) -> None:
+    deadlines: list[float] = []
+    found = 1
+
+    def ask(each: Call) -> Reply:
+        deadlines.append(each.deadline)
+        raise UpstreamUnavailable
+
+    ready = Readiness(ask, lambda: found, lambda: {"main-api": "1"})
+    ready(call())
+    assert len(deadlines) == 1
+
+    found, timer.now = 3, 2.0
+    ready(call())
+    assert len(deadlines) == 4
+
+
+def test_without_instances_it_is_asked_once_and_not_ready() -> None:
+    asked: list[Call] = []
+
+    def ask(each: Call) -> Reply:
+        asked.append(each)
+        raise UpstreamUnavailable
+
+    assert readiness(ask, 0)(call()).status == 503
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -281,6 +310,66 @@ def test_all_who_ask_at_once_share_one_call(timer: Timer, waiting: threading.Sem
     assert len(asked) == 1
     assert {(reply.status, reply.body) for reply in replies} == {(200, replies[0].body)}
     assert len({id(reply) for reply in replies}) == askers
+
+
+def test_who_asks_while_the_next_answer_is_on_its_way_gets_the_one_before(
+    timer: Timer, waiting: threading.Semaphore
+) -> None:
+    asked, release = threading.Semaphore(0), threading.Event()
+    release.set()
+
+    def ask(_: Call) -> Reply:
+        asked.release()
+        assert release.wait(10)
+        return Reply(200)
+
+    shared = readiness(ask)
+    before = shared(call())
+    release.clear()
+    timer.now = 1.5
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(shared, call())
+        try:
+            assert all(asked.acquire(timeout=10) for _ in range(2))
+            meanwhile = [shared(call()) for _ in range(3)]
+        finally:
+            release.set()
+        after = first.result(10)
+
+    assert {each.body for each in meanwhile} == {before.body}
+    assert after.body != before.body
+    assert shared(call()).body == after.body
+    assert not waiting.acquire(blocking=False)
+
+
+def test_an_answer_of_long_ago_is_not_given_and_the_next_one_waited_for(
+    timer: Timer, waiting: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, release = threading.Semaphore(0), threading.Event()
+    release.set()
+
+    def ask(_: Call) -> Reply:
+        asked.release()
+        assert release.wait(10)
+        return Reply(200)
+
+    shared = readiness(ask)
+    before = shared(call())
+    release.clear()
+    now = time.monotonic()
+    timer.now = 3
+    monkeypatch.setattr(health, "monotonic", lambda: now + 3)
+    with ThreadPoolExecutor(2) as threads:
+        answers = [threads.submit(shared, call()) for _ in range(2)]
+        try:
+            assert all(asked.acquire(timeout=10) for _ in range(2))
+            assert waiting.acquire(timeout=10)
+        finally:
+            release.set()
+        bodies = {each.result(10).body for each in answers}
+
+    assert len(bodies) == 1
+    assert bodies != {before.body}
 
 
 def test_a_bug_in_one_call_does_not_lock_the_others_out(timer: Timer) -> None:

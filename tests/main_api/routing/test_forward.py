@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
+import requests
 from flask import Flask, Response
 from flask.testing import FlaskClient
 from hypothesis import given
@@ -16,12 +17,20 @@ from werkzeug.test import EnvironBuilder, TestResponse
 
 from chassis.client_address import ClientAddress
 from chassis.install import install
-from main_api.exchange import Call, Instance, Reply, Stream
-from main_api.policies.balance import Balance
+from main_api.exchange import Call, Reply, Stream
 from main_api.routing.forward import Door, let_go, view
-from main_api.routing.pipeline import Parts, Service, build
+from main_api.routing.pipeline import build
 from main_api.routing.route import Documentation, Route, ToFunction, ToService
-from tests.main_api.support import BODY, Answer, Upstream, error_answer, gateway, settings
+from tests.main_api.support import (
+    BODY,
+    Answer,
+    Upstream,
+    error_answer,
+    gateway,
+    parts,
+    service,
+    settings,
+)
 
 DATA = ["/api/s3/buckets", "/api/parameters/list", "/api/parameters"]
 ASKED = ["/api/s3/buckets", "/api/parameters/list", "/api/parameters?name=database/host"]
@@ -84,7 +93,7 @@ CLIENTS = {
     "Range": "bytes=0-1",
     "Connection": "X-Hop",
     "X-Hop": "canary",
-    "X-Request-Timeout-Ms": "1",
+    "X-Request-Timeout-Ms": "60000",
     "Traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01",
     "Tracestate": "vendor=1",
     "X-Request-ID": "the-clients.id_1",
@@ -97,7 +106,7 @@ def test_none_of_the_clients_headers_goes_out_but_id_and_trace() -> None:
     assert client.get("/api/s3/buckets", headers=CLIENTS).status_code == 200
 
     sent = dict(upstream.headers)
-    assert int(sent.pop("x-request-timeout-ms")) > 9000
+    assert 9000 < int(sent.pop("x-request-timeout-ms")) <= 9900
     span = re.fullmatch("00-" + "a" * 32 + "-([0-9a-f]{16})-01", sent.pop("traceparent"))
     assert span is not None
     assert span[1] != "b" * 16
@@ -144,7 +153,94 @@ def test_a_request_without_time_is_504_and_asks_nobody(monkeypatch: pytest.Monke
     assert upstream.sent == []
 
 
+SINGLE = "/api/parameters?name=a"
+LIST = "/api/parameters/list"
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "most"),
+    [
+        (LIST, "2000", 1900),
+        (LIST, "000000000002000", 1900),
+        (LIST, "60000", 9900),
+        (LIST, "9" * 15, 9900),
+        (SINGLE, "2000", 1900),
+        (SINGLE, "5000", 2900),
+        (SINGLE, "60000", 2900),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_client_may_ask_for_less_time_and_not_for_more(
+    target: str, asked: str, most: int, method: str
+) -> None:
+    client, upstream = gateway()
+
+    assert client.open(target, method=method, headers={"X-Request-Timeout-Ms": asked}).status_code == 200
+    assert most - 300 < int(upstream.headers["x-request-timeout-ms"]) <= most
+    [(_, read)] = upstream.timeouts
+    assert read == pytest.approx((most + 100) / 1000, abs=0.3)
+
+
+@pytest.mark.parametrize(("target", "most"), [(LIST, 9900), (SINGLE, 2900)])
+def test_a_whole_list_has_all_of_the_time_and_a_single_read_that_of_an_attempt(
+    target: str, most: int
+) -> None:
+    client, upstream = gateway()
+
+    client.get(target)
+
+    assert most - 300 < int(upstream.headers["x-request-timeout-ms"]) <= most
+
+
+def test_each_further_attempt_has_what_is_left_of_the_request() -> None:
+    client, upstream = gateway(
+        requests.ConnectionError("reset"), REQUEST_TIMEOUT="4", ATTEMPT_TIMEOUT="300", RETRY_BACKOFF="0"
+    )
+
+    client.get(SINGLE)
+
+    told = [int(each.headers["X-Request-Timeout-Ms"]) for each in upstream.sent]
+    assert len(told) == 3
+    assert told == sorted(told, reverse=True)
+    assert 3400 < told[-1] <= told[0] <= 3900
+
+
+@pytest.mark.parametrize("asked", [{}, {"X-Request-Timeout-Ms": "60000"}], ids=["unasked", "asked"])
+def test_a_client_gets_no_more_time_for_all_attempts_either(asked: dict[str, str]) -> None:
+    client, upstream = gateway(Answer(b"", 503).with_headers(Retry_After="5"), REQUEST_TIMEOUT="4")
+
+    # Five seconds, after which another attempt would be made, are more than the request has.
+    assert client.get(SINGLE, headers=asked).status_code == 502
+    assert len(upstream.sent) == 1
+
+
+@pytest.mark.parametrize("target", ASKED)
+def test_a_client_that_gives_no_time_is_504_at_once(target: str) -> None:
+    client, upstream = gateway()
+
+    answer = client.get(target, headers={"X-Request-Timeout-Ms": "0"})
+
+    assert (answer.status_code, answer.get_json()["code"]) == (504, "gateway_timeout")
+    assert upstream.sent == []
+
+
 # What is refused.
+
+
+@pytest.mark.parametrize("target", ASKED)
+@pytest.mark.parametrize(
+    "asked",
+    ["1.5", "-1", "+1", "1e3", "1s", "soon", "", "1,2", "1 2", "0x10", "²", "١٢", "1" * 16, "1" * 300],
+)
+def test_a_time_that_is_no_whole_milliseconds_is_400_and_named(target: str, asked: str) -> None:
+    client, upstream = gateway()
+    # As it stands in a request: bytes, which WSGI hands over as latin-1.
+    value = asked.encode("latin-1" if asked == "²" else "utf-8").decode("latin-1")
+
+    answer = client.get(target, environ_overrides={"HTTP_X_REQUEST_TIMEOUT_MS": value})
+
+    assert details(answer) == {"X-Request-Timeout-Ms": ("Must be whole milliseconds", value[:200])}
+    assert upstream.sent == []
 
 
 def details(answer: TestResponse) -> dict[str, tuple[str, str | None]]:
@@ -571,7 +667,7 @@ def test_of_the_auxiliarys_headers_only_tag_and_cache_control_are_passed() -> No
         "Cache-Control": "max-age=5, stale-if-error=300",
         "Set-Cookie": "a=b",
         "Server": "auxiliary",
-        "X-Request-ID": "theirs",
+        "X-Request-ID": "ours",
         "X-Secret": "canary",
         "Vary": "X-Internal-Scopes",
         "Location": "/elsewhere",
@@ -603,6 +699,19 @@ def test_of_the_auxiliarys_headers_only_tag_and_cache_control_are_passed() -> No
     assert answer.headers["X-Request-ID"] == "ours"
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+
+
+def test_an_answer_that_is_another_requests_is_502_and_nothing_of_it_is_shown() -> None:
+    client, upstream = gateway(
+        Answer(b'{"canary":1}').with_headers(X_Request_ID="theirs", ETag='"canary"'), RETRY_ATTEMPTS="1"
+    )
+
+    answer = client.get("/api/s3/buckets", headers={"X-Request-ID": "ours"})
+
+    assert (answer.status_code, answer.get_json()["code"]) == (502, "bad_gateway")
+    assert answer.headers["X-Request-ID"] == answer.get_json()["requestId"] == "ours"
+    assert "canary" not in answer.text + str(answer.headers)
+    assert upstream.raws[0].closed
 
 
 TAGGED = Answer().with_headers(ETag='W/"abc"', Cache_Control="max-age=5")
@@ -684,6 +793,40 @@ def test_the_access_log_tells_the_upstreams_time_also_of_a_failure(caplog: pytes
     assert refused is None
 
 
+def attempts_logged(caplog: pytest.LogCaptureFixture) -> list[int | None]:
+    return [
+        record.fields.get("attempts")  # type: ignore[attr-defined]
+        for record in caplog.records
+        if record.name == "chassis.access_log"
+    ]
+
+
+def test_the_access_log_tells_how_often_was_asked(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    answers: list[Answer | Exception] = [Answer(), requests.ConnectionError("reset"), Answer()]
+    client, _ = gateway(lambda _: answers.pop(0), RETRY_BACKOFF="0")
+
+    assert [client.get("/api/s3/buckets").status_code for _ in range(2)] == [200, 200]
+    client.get("/api/parameters?name=a&decrypt=true")
+    client.get("/api/parameters")
+    client.get("/nowhere")
+
+    # Asked once; twice; refused on the way; refused before there was a call; no route.
+    assert attempts_logged(caplog) == [1, 2, 0, None, None]
+
+
+def test_the_access_log_tells_all_attempts_of_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    client, upstream = gateway(
+        requests.ConnectionError("reset"),
+        RETRY_BACKOFF="0",
+        AUXILIARY_SERVICE_URL="http://a.test,http://b.test",
+    )
+
+    assert client.get("/api/s3/buckets").status_code == 502
+    assert attempts_logged(caplog) == [3] == [len(upstream.sent)]
+
+
 # Whatever comes back is closed, once.
 
 
@@ -718,14 +861,13 @@ def app_around(
     app = Flask("one-route", static_folder=None)
     find = ClientAddress(())
     install(app, settings(), probes=(), client_address=find)
-    one = (Instance("s", "http://a:1"),)
     route = Route(
         name="r",
         rule="/r",
         end=ToService("s", "/r") if to_service else ToFunction(answer),
         documentation=Documentation("", "text/plain"),
     )
-    pipeline = build(route, Parts({"s": Service(one, Balance(one), answer)}))
+    pipeline = build(route, parts(service(answer)))
     app.add_url_rule("/r", "r", view(route, pipeline, Door(10, find, versions)))
     app.teardown_request(let_go)
     return app

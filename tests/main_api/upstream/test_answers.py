@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from main_api.errors import GatewayError, Malformed, ServiceRefused
+from main_api.errors import BareServerError, Busy, GatewayError, Malformed, ServiceRefused, Unexpected
 from main_api.exchange import Call, Reply, Stream
 from main_api.upstream.answers import Checked, service_version
 from main_api.upstream.versions import Versions
@@ -160,21 +160,53 @@ def test_these_errors_keep_status_and_code_and_get_our_prefix(status: int, code:
         (502, "aws_error\n"),
         (502, "aws_" + "x" * 41),
         (502, "my_aws_error"),
-        (503, "upstream_unavailable"),
+        (500, "overloaded"),
+        (429, "overloaded"),
+        (502, "overloaded"),
+        (504, "upstream_unavailable"),
+        (503, "circuit_open"),
+        (503, "Overloaded"),
+        (503, "overloaded "),
+        (503, "gateway_timeout"),
+        (503, "internal_error"),
+        (201, "aws_error"),
         (418, "teapot"),
     ],
 )
-def test_any_other_pair_of_status_and_code_is_malformed(
+def test_any_other_pair_of_status_and_code_is_none_of_the_clients_business(
     status: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = fault(error_answer(status, code, "why it is so"))
 
-    assert type(error) is Malformed
-    assert "why it is so" not in error.message
+    assert type(error) is Unexpected
+    assert (error.status, error.code) == (502, "bad_gateway")
+    assert error.message == "Auxiliary service gave no valid answer"
     assert "why it is so" in caplog.text
 
 
-CODES = [code for _, code in KEPT + AWS] + ["unauthenticated", "internal_error", "not_found", ""]
+BUSY = ["overloaded", "upstream_unavailable"]
+
+
+@pytest.mark.parametrize("code", BUSY)
+def test_an_instance_that_says_not_now_is_busy(code: str, caplog: pytest.LogCaptureFixture) -> None:
+    error = fault(error_answer(503, code, "secret sentence"))
+
+    assert type(error) is Busy
+    assert (error.status, error.code, error.sent) == (502, "bad_gateway", True)
+    assert error.message == "Auxiliary service gave no valid answer"
+    assert error.retry_after is None
+    assert error.service_version == "2.3.4"
+    assert code in caplog.text
+
+
+def test_each_class_is_one_a_policy_can_tell_from_the_others() -> None:
+    assert issubclass(BareServerError, Malformed)
+    assert not any(issubclass(kind, Malformed) for kind in (Busy, Unexpected, ServiceRefused))
+    assert not issubclass(Busy, Unexpected)
+    assert not issubclass(Unexpected, Busy)
+
+
+CODES = [code for _, code in KEPT + AWS] + ["unauthenticated", "internal_error", "not_found", "", *BUSY]
 
 
 @pytest.mark.parametrize("status", [201, 204, 301, 304, *range(400, 418), 429, *range(500, 506), 599])
@@ -183,11 +215,12 @@ def test_no_status_and_code_but_those_of_the_table_reach_a_client(status: int, c
     error = fault(error_answer(status, code))
 
     in_table = (status, code) in KEPT or (code.startswith("aws_") and status in (502, 503, 504))
+    busy = status == 503 and code in BUSY
     assert (error.status, error.code) == ((status, code) if in_table else (502, "bad_gateway"))
-    assert type(error) is (ServiceRefused if in_table else Malformed)
+    assert type(error) is (ServiceRefused if in_table else Busy if busy else Unexpected)
 
 
-@pytest.mark.parametrize(
+WITHOUT_THE_BODY = pytest.mark.parametrize(
     "body",
     [
         b"",
@@ -205,14 +238,33 @@ def test_no_status_and_code_but_those_of_the_table_reach_a_client(status: int, c
     ],
     ids=lambda body: body[:20],
 )
-def test_an_error_without_the_contracts_body_is_malformed(body: bytes) -> None:
-    assert type(fault(Answer(body, 502))) is Malformed
 
 
-def test_an_error_in_a_page_is_malformed() -> None:
-    answer = error_answer(502, "aws_error").with_headers(Content_Type="text/html")
+# What a proxy, or what is left of the service, says of a service that it does not reach.
+BARE = (502, 503, 504)
 
-    assert type(fault(answer)) is Malformed
+
+@WITHOUT_THE_BODY
+@pytest.mark.parametrize("status", BARE)
+def test_a_502_503_or_504_without_the_contracts_body_is_a_bare_server_error(status: int, body: bytes) -> None:
+    error = fault(Answer(body, status))
+
+    assert type(error) is BareServerError
+    assert (error.status, error.code) == (502, "bad_gateway")
+
+
+@WITHOUT_THE_BODY
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 501, 505, 599])
+def test_any_other_error_without_the_contracts_body_is_malformed(status: int, body: bytes) -> None:
+    assert type(fault(Answer(body, status))) is Malformed
+
+
+@pytest.mark.parametrize("status", [500, *BARE])
+@pytest.mark.parametrize("code", ["aws_error", "overloaded"])
+def test_an_error_in_a_page_is_not_read(status: int, code: str) -> None:
+    answer = error_answer(status, code).with_headers(Content_Type="text/html")
+
+    assert type(fault(answer)) is (BareServerError if status in BARE else Malformed)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +309,51 @@ def test_any_sentence_becomes_one_line(sentence: str) -> None:
 )
 def test_retry_after_is_passed_on_within_bounds(header: str, shown: int) -> None:
     assert fault(error_answer(503, "aws_throttled", Retry_After=header)).retry_after == shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (error_answer(503, "overloaded"), Busy),
+        (error_answer(503, "upstream_unavailable"), Busy),
+        (error_answer(429, "rate_limited"), Unexpected),
+        (Answer(b"", 503), BareServerError),
+        (Answer(b"", 429), Malformed),
+        (Answer(b"[]", 200), Malformed),
+    ],
+    ids=["overloaded", "unavailable", "unexpected", "bare", "malformed", "not an object"],
+)
+@pytest.mark.parametrize(
+    ("header", "pushback"),
+    [
+        ("7", 7),
+        ("0", 0),
+        ("3600", 3600),
+        ("999999999", 3600),
+        ("99999999999999", 0),
+        ("", 0),
+        ("-5", 0),
+        ("1.5", 0),
+        ("٣", 0),
+        ("soon", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+    ],
+)
+def test_how_long_an_instance_wants_to_be_left_alone_is_kept_for_the_retries(
+    answer: Answer, kind: type[GatewayError], header: str, pushback: int
+) -> None:
+    error = fault(answer.with_headers(Retry_After=header))
+
+    assert type(error) is kind
+    assert (error.pushback or 0) == pushback
+    assert error.retry_after is None
+
+
+def test_what_aws_said_pushes_back_nobody() -> None:
+    """It is not asked again anyway; the client is told when to come back."""
+    error = fault(error_answer(503, "aws_throttled", Retry_After="7"))
+
+    assert (error.pushback, error.retry_after) == (None, 7)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import http.client
 import io
 import json
 import logging
-import os
 import socket
+import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -25,14 +26,22 @@ from urllib3 import HTTPConnectionPool
 from urllib3 import exceptions as urllib3_errors
 from urllib3.connection import HTTPConnection
 
-from main_api.errors import BrokenOff, GatewayError, GatewayTimeout, Malformed, UpstreamUnavailable
+from main_api.errors import (
+    BrokenOff,
+    GatewayError,
+    GatewayTimeout,
+    KeptConnectionClosed,
+    Malformed,
+    Misdelivered,
+    UpstreamUnavailable,
+)
 from main_api.exchange import Call, Instance, Reply
 from main_api.telemetry import Telemetry
 from main_api.upstream import client as client_module
 from main_api.upstream import headers, session
 from main_api.upstream.client import Client
 from main_api.upstream.session import Session
-from tests.main_api.support import BODY, INSTANCE, Answer, Respond, Upstream, call, joined
+from tests.main_api.support import BODY, INSTANCE, Answer, Respond, Upstream, call, joined, telemetry
 
 POOL = HTTPConnectionPool("upstream.test", 3001)
 CONNECTION = HTTPConnection("upstream.test", 3001)
@@ -42,7 +51,7 @@ DEFAULT_MOST = 16 * 1024**2
 
 def client_of(sessions: Session, most: int = DEFAULT_MOST, token: str | None = None) -> Client:
     outgoing = partial(headers.for_auxiliary, internal_token=token)
-    return Client(sessions, outgoing, Telemetry(CollectorRegistry()), max_body=most)
+    return Client(sessions, outgoing, telemetry(), max_body=most, echoes_id=True)
 
 
 def client_and_upstream(
@@ -289,6 +298,35 @@ def test_an_answer_of_exactly_the_most_bytes_is_read_whole() -> None:
     assert client(call()).body == b"x" * 1024
 
 
+@pytest.mark.parametrize("named", ["theirs", "AN-ID", "an-id, an-id", "an-idx", ""])
+def test_an_answer_that_names_another_request_is_misdelivered_and_not_read(named: str) -> None:
+    answer = Answer(headers=(*Answer().all_headers, ("x-request-id", named)))
+    client, upstream = client_and_upstream(answer)
+
+    with pytest.raises(GatewayError) as caught:
+        client(call())
+
+    assert type(caught.value) is Misdelivered
+    assert caught.value.sent is True
+    assert upstream.raws[0].closed
+
+
+def test_an_answer_that_names_this_request_or_none_is_taken() -> None:
+    named = Answer().with_headers(X_Request_ID="an-id")
+
+    assert [client_and_upstream(each)[0](call()).body for each in (named, Answer())] == [BODY, BODY]
+
+
+def test_of_a_service_that_gives_answers_ids_of_its_own_they_are_not_looked_at() -> None:
+    upstream = Upstream(Answer().with_headers(X_Request_ID="theirs"))
+    outgoing = partial(headers.for_auxiliary, internal_token=None)
+    client = Client(
+        joined(("http://", upstream)), outgoing, telemetry(), max_body=DEFAULT_MOST, echoes_id=False
+    )
+
+    assert client(call()).body == BODY
+
+
 def test_a_reply_has_status_headers_and_the_bytes_as_they_came() -> None:
     client, _ = client_and_upstream(
         Answer(b"\x1f\x8b", 418, (("Content-Encoding", "gzip"), ("ETag", 'W/"1"')))
@@ -461,7 +499,10 @@ def test_each_attempt_is_timed_and_counted_by_its_outcome() -> None:
 
 
 class Wire:
-    """What a connected socket is to http.client: takes bytes, gives pieces; no file descriptor behind it."""
+    """What a connected socket is to http.client: takes bytes, gives pieces, each in a segment of its own.
+
+    Behind it is a file descriptor for urllib3, which looks whether a kept connection was dropped.
+    """
 
     def __init__(self, *pieces: bytes, elapse: Callable[[], None] = lambda: None) -> None:
         self.pieces = list(pieces)
@@ -469,9 +510,22 @@ class Wire:
         self.sent = b""
         self.timeouts: list[float] = []
         self.closed = False
+        self.breaks: Exception | None = None
+        self._pair: tuple[socket.socket, ...] = ()
 
     def sendall(self, data: bytes) -> None:
+        if self.breaks:
+            raise self.breaks
         self.sent += data
+
+    def fileno(self) -> int:
+        self._pair = self._pair or socket.socketpair()
+        return self._pair[0].fileno()
+
+    def drop(self) -> None:
+        """Close it from the other side."""
+        self._pair = self._pair or socket.socketpair()
+        self._pair[1].close()
 
     def settimeout(self, seconds: float | None) -> None:
         if seconds is not None:
@@ -480,10 +534,17 @@ class Wire:
     def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
         return io.BufferedReader(_Pieces(self))
 
+    def shutdown(self, _: int) -> None:
+        self.drop()
+
     def close(self) -> None:
         self.closed = True
+        for each in self._pair:
+            each.close()
 
-    shutdown = close
+    @property
+    def requests(self) -> int:
+        return self.sent.count(b" HTTP/1.1\r\n")
 
 
 class _Pieces(io.RawIOBase):
@@ -629,9 +690,13 @@ def test_an_answer_that_drips_ends_at_the_deadline(over: Over, clock: Clock, bef
     assert wire.closed
 
 
+def sending(deadline: float) -> session._Sending:
+    return session._Sending(resolver=session.Resolver(), deadline=deadline, fresh=False)
+
+
 def test_the_reader_does_not_read_after_the_deadline(clock: Clock) -> None:
     wire = Wire(b"never read")
-    reader = session._DeadlineReader(_Pieces(wire), wire, clock.now)  # type: ignore[arg-type]
+    reader = session._DeadlineReader(_Pieces(wire), wire, sending(clock.now))  # type: ignore[arg-type]
 
     with pytest.raises(TimeoutError):
         reader.readinto(bytearray(10))
@@ -640,37 +705,343 @@ def test_the_reader_does_not_read_after_the_deadline(clock: Clock) -> None:
 
 def test_closing_the_reader_closes_what_it_reads(clock: Clock) -> None:
     raw = _Pieces(Wire())
-    session._DeadlineReader(raw, Wire(), clock.now).close()  # type: ignore[arg-type]
+    session._DeadlineReader(raw, Wire(), sending(clock.now)).close()  # type: ignore[arg-type]
 
     assert raw.closed
 
 
-def test_a_connection_is_used_again_after_a_complete_answer_and_only_then(
-    monkeypatch: pytest.MonkeyPatch,
+# One connection after the other.
+
+WHOLE = head(f"Content-Length: {len(BODY)}") + BODY
+
+
+@pytest.fixture
+def wired(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Client]]:
+    """Make clients whose connections are the given wires, one after the other."""
+    given: list[Wire] = []
+    left: list[Wire] = []
+
+    def client(*wires: Wire) -> Client:
+        given.extend(wires)
+        left.extend(wires)
+        return client_of(joined())
+
+    monkeypatch.setattr(session._Connection, "_new_conn", lambda _: left.pop(0))
+    yield client
+    for wire in given:
+        wire.close()  # of those that were kept
+
+
+Wired = Callable[..., Client]
+
+
+def test_a_connection_is_used_again_after_a_complete_answer_and_only_then(wired: Wired) -> None:
+    first, second = Wire(WHOLE, WHOLE, head("Content-Length: 40") + b"{"), Wire(WHOLE)
+    client = wired(first, second)
+
+    assert [client(call()).body, client(call()).body] == [BODY, BODY]
+    with pytest.raises(BrokenOff):
+        client(call())
+    assert (first.requests, second.requests) == (3, 0)
+    assert client(call()).body == BODY
+    assert (first.requests, second.requests) == (3, 1)
+
+
+def test_a_kept_connection_that_was_dropped_is_replaced_before_anything_is_sent(wired: Wired) -> None:
+    first, second = Wire(WHOLE), Wire(WHOLE)
+    client = wired(first, second)
+    client(call())
+    first.drop()
+
+    assert client(call()).body == BODY
+    assert (first.requests, second.requests) == (1, 1)
+
+
+BREAKS = [None, ConnectionResetError(104, "reset"), BrokenPipeError(32, "pipe"), OSError(113, "no route")]
+
+
+@pytest.mark.parametrize("breaks", BREAKS, ids=["reading", "reset", "pipe", "route"])
+def test_a_kept_connection_that_ended_before_a_byte_came_is_told_from_all_else(
+    wired: Wired, breaks: Exception | None
 ) -> None:
-    reading, writing = os.pipe()  # never readable: what urllib3 looks at to see whether the peer has closed
-    opened: list[Wire] = []
-    whole = head(f"Content-Length: {len(BODY)}") + BODY
+    first, second = Wire(WHOLE), Wire(WHOLE)
+    client = wired(first, second)
+    client(call())
+    first.breaks = breaks
 
-    def connect(_: Any) -> Wire:
-        # http.client makes a file of the socket for each answer: one buffer must not hold the next answer.
-        wire = Wire(whole, whole, head("Content-Length: 40") + b"{")
-        wire.fileno = lambda: reading  # type: ignore[attr-defined]
-        opened.append(wire)
-        return wire
+    with pytest.raises(BrokenOff) as caught:
+        client(call())
 
-    monkeypatch.setattr(session._Connection, "_new_conn", connect)
-    client = client_of(joined())
-    try:
-        assert [client(call()).body, client(call()).body] == [BODY, BODY]
-        assert len(opened) == 1
-        with pytest.raises(BrokenOff):
-            client(call())
-        assert client(call()).body == BODY
-        assert len(opened) == 2
-    finally:
-        os.close(reading)
-        os.close(writing)
+    assert type(caught.value) is KeptConnectionClosed
+    assert caught.value.sent is True
+    assert first.closed
+    assert second.requests == 0
+    assert client(call()).body == BODY
+
+
+def reset_while_reading() -> None:
+    raise ConnectionResetError(104, "reset")
+
+
+def test_a_reset_before_a_byte_came_is_the_same_as_an_end(wired: Wired) -> None:
+    wire = Wire(WHOLE)
+    client = wired(wire)
+    client(call())
+    wire.elapse = reset_while_reading
+
+    with pytest.raises(KeptConnectionClosed):
+        client(call())
+
+
+@pytest.mark.parametrize("breaks", BREAKS, ids=["reading", "reset", "pipe", "route"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_new_connection_that_ended_before_a_byte_came_is_broken_off(
+    wired: Wired, breaks: Exception | None, fresh: bool
+) -> None:
+    wire = Wire()
+    wire.breaks = breaks
+
+    with pytest.raises(GatewayError) as caught:
+        wired(wire)(replace(call(), fresh=fresh))
+
+    assert type(caught.value) is BrokenOff
+    assert wire.closed
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"H", b"HTTP/1.1", head("Content-Length: 40"), head("Content-Length: 40") + b"{", b"\r\n"],
+)
+@pytest.mark.parametrize("reset", [False, True], ids=["ends", "is reset"])
+def test_after_a_first_byte_it_is_broken_off_also_on_a_kept_connection(
+    wired: Wired, begun: bytes, reset: bool
+) -> None:
+    wire = Wire(WHOLE)
+    client = wired(wire)
+    client(call())
+    wire.pieces = [begun]
+    if reset:
+        wire.elapse = lambda: None if wire.pieces else reset_while_reading()
+
+    with pytest.raises(GatewayError) as caught:
+        client(call())
+
+    assert type(caught.value) is BrokenOff
+    assert wire.closed
+
+
+def late() -> None:
+    raise TimeoutError("timed out")
+
+
+def test_a_kept_connection_that_stays_silent_is_a_timeout(wired: Wired) -> None:
+    wire = Wire(WHOLE)
+    client = wired(wire)
+    client(call())
+    wire.elapse = late
+
+    with pytest.raises(GatewayTimeout):
+        client(call())
+    assert wire.closed
+
+
+def test_the_deadline_on_a_kept_connection_is_a_timeout(wired: Wired, clock: Clock) -> None:
+    wire = Wire(WHOLE)
+    client = wired(wire)
+    client(at(clock, 5))
+
+    def pass_by() -> None:
+        clock.now += 3
+
+    wire.elapse, wire.pieces = pass_by, [b"H", b"T", b"T", b"P"]
+
+    with pytest.raises(GatewayTimeout):
+        client(at(clock, 5))
+
+
+def test_a_timeout_while_sending_on_a_kept_connection_is_a_timeout(wired: Wired) -> None:
+    wire = Wire(WHOLE)
+    client = wired(wire)
+    client(call())
+    wire.breaks = TimeoutError("timed out")
+
+    with pytest.raises(GatewayTimeout):
+        client(call())
+
+
+def test_a_fresh_call_takes_a_kept_connections_place_and_not_the_connection(wired: Wired) -> None:
+    kept, new = Wire(WHOLE, WHOLE), Wire(WHOLE, WHOLE)
+    client = wired(kept, new)
+    client(call())
+
+    assert client(replace(call(), fresh=True)).body == BODY
+    assert (kept.requests, new.requests) == (1, 1)
+    assert kept.closed
+
+    assert client(call()).body == BODY
+    assert (kept.requests, new.requests) == (1, 2)
+
+
+BEHIND = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 6\r\n\r\ncanary"
+CHUNKS = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
+CHUNKED = head("Transfer-Encoding: chunked") + CHUNKS
+
+
+@pytest.mark.parametrize(
+    ("pieces", "body"),
+    [
+        ((WHOLE + BEHIND,), BODY),
+        ((WHOLE + b"x",), BODY),
+        ((head(f"Content-Length: {len(BODY)}"), BODY + BEHIND), BODY),
+        ((head("Content-Length: 0") + BEHIND,), b""),
+        ((CHUNKED + b"\r\n" + BEHIND,), BODY),
+        ((CHUNKED + b"\r\n\r\n",), BODY),
+        ((CHUNKED, b"\r\n" + BEHIND), BODY),
+        ((CHUNKED + b"X-Trailer: 1\r\n\r\n" + BEHIND,), BODY),
+    ],
+    ids=[
+        "length",
+        "one byte",
+        "beside the body",
+        "no body",
+        "chunks",
+        "a blank line",
+        "the last piece",
+        "trailer",
+    ],
+)
+def test_bytes_behind_an_answer_do_no_harm_to_it_nor_to_the_next(
+    wired: Wired, pieces: tuple[bytes, ...], body: bytes
+) -> None:
+    spoilt, second = Wire(*pieces), Wire(WHOLE)
+    client = wired(spoilt, second)
+
+    assert client(call()).body == body
+    assert client(call()).body == BODY
+
+    assert (spoilt.requests, second.requests) == (1, 1)
+    assert spoilt.closed
+
+
+@pytest.mark.parametrize("answer", [WHOLE, CHUNKED + b"\r\n"], ids=["length", "chunks"])
+def test_an_answer_with_nothing_behind_it_leaves_its_connection_to_the_next(
+    wired: Wired, answer: bytes
+) -> None:
+    wire = Wire(answer, answer)
+    client = wired(wire)
+
+    assert [client(call()).body, client(call()).body] == [BODY, BODY]
+    assert wire.requests == 2
+
+
+# Connecting.
+
+SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
+
+
+def connecting_fails(error: Exception, scheme: str, monkeypatch: pytest.MonkeyPatch) -> GatewayError:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(session, "connect", fail)
+    instance = Instance("auxiliary-service", f"{scheme}://upstream.test:3001")
+    with pytest.raises(GatewayError) as caught:
+        client_of(joined())(call(instance=instance))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(111, "refused"),
+        BrokenPipeError(32, "pipe"),
+        TimeoutError("late"),
+        OSError(113, "no route to host"),
+        OSError("the name upstream.test was not found"),
+        socket.gaierror(-2, "Name or service not known"),
+    ],
+    ids=str,
+)
+@SCHEMES
+def test_whatever_connecting_ends_in_was_never_sent(
+    error: Exception, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = connecting_fails(error, scheme, monkeypatch)
+
+    assert type(found) is UpstreamUnavailable
+    assert found.sent is False
+
+
+@SCHEMES
+def test_a_reset_while_connecting_is_one_of_ours(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux reports so a peer that took the connection and reset it before we looked."""
+    found = connecting_fails(ConnectionResetError(104, "reset"), scheme, monkeypatch)
+
+    assert type(found) is BrokenOff
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"\x15\x03\x01\x00\x02\x02\x28"],
+    ids=["HTTP", "end", "alert"],
+)
+def test_a_handshake_that_fails_is_unavailable_and_nothing_was_sent(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(said)
+    theirs.shutdown(socket.SHUT_WR)
+    monkeypatch.setattr(session._Connection, "_new_conn", lambda _: ours)
+
+    with theirs, pytest.raises(UpstreamUnavailable) as caught:
+        client_of(joined())(call(instance=Instance("auxiliary-service", "https://upstream.test:3001")))
+
+    assert caught.value.sent is False
+    assert isinstance(caught.value.__cause__, session.NeverConnected)
+
+
+def test_a_certificate_that_is_not_believed_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def disbelieve(*_: Any, **__: Any) -> None:
+        raise ssl.SSLCertVerificationError(1, "certificate verify failed")
+
+    wire = Wire()
+    monkeypatch.setattr(session._Connection, "_new_conn", lambda _: wire)
+    monkeypatch.setattr("urllib3.connection._ssl_wrap_socket_and_match_hostname", disbelieve)
+
+    with pytest.raises(UpstreamUnavailable) as caught:
+        client_of(joined())(call(instance=Instance("auxiliary-service", "https://upstream.test:3001")))
+    assert caught.value.sent is False
+    assert wire.sent == b""
+
+
+# Bodies.
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST", "GET"])
+@pytest.mark.parametrize("body", [b'{"a":1}', b"\x00\xff" * 5000])
+def test_a_body_goes_out_with_its_length(wired: Wired, method: str, body: bytes) -> None:
+    wire = Wire(WHOLE)
+
+    wired(wire)(replace(call("/aws/p"), method=method, body=body))
+
+    sent, _, sent_body = wire.sent.partition(b"\r\n\r\n")
+    line, *fields = sent.decode().lower().split("\r\n")
+    assert line == f"{method} /aws/p HTTP/1.1".lower()
+    assert sent_body == body
+    assert [each for each in fields if each.startswith("content-length")] == [f"content-length: {len(body)}"]
+    assert not [each for each in fields if each.startswith("transfer-encoding")]
+
+
+def test_a_body_is_not_left_in_the_next_request(wired: Wired) -> None:
+    wire = Wire(WHOLE, WHOLE)
+    client = wired(wire)
+    client(replace(call(), body=b"canary"))
+    wire.sent = b""
+
+    client(call())
+
+    assert b"canary" not in wire.sent
+    assert b"content-length" not in wire.sent.lower()
 
 
 def test_a_bug_of_our_own_is_not_taken_for_the_instances(monkeypatch: pytest.MonkeyPatch) -> None:

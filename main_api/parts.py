@@ -1,0 +1,90 @@
+"""The parts that the pipelines are built of, made from the settings."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from chassis.settings import WAITING_ROOM
+from main_api.blueprints import AUXILIARY
+from main_api.policies.admission import Admission, AdmissionSettings
+from main_api.policies.circuit_breaker import BreakerSettings
+from main_api.policies.instance_health import HealthThresholds
+from main_api.policies.retry import RetrySettings
+from main_api.routing.pipeline import Parts
+from main_api.routing.service import Service, ServiceNumbers
+from main_api.settings import Settings
+from main_api.telemetry import Telemetry
+from main_api.upstream import headers, instances
+from main_api.upstream.answers import Checked
+from main_api.upstream.client import Client
+from main_api.upstream.health_checks import Check, HealthChecks, HealthCheckSettings
+from main_api.upstream.session import Session
+from main_api.upstream.versions import Versions
+
+
+def make_parts(settings: Settings, session: Session, telemetry: Telemetry, versions: Versions) -> Parts:
+    """Make what all routes share: admission, and the services by name."""
+    admission = Admission(
+        AdmissionSettings(settings.gunicorn_threads, WAITING_ROOM),
+        in_service=telemetry.in_service,
+        waiting=telemetry.waiting,
+        refused=lambda: telemetry.refused("process"),
+    )
+    client = Client(
+        session,
+        partial(headers.for_auxiliary, internal_token=settings.internal_token),
+        telemetry,
+        max_body=settings.upstream_max_body,
+        echoes_id=True,
+    )
+    listed = instances.static(AUXILIARY, settings.auxiliary_service_url)
+    auxiliary = Service(
+        AUXILIARY, lambda: listed, Checked(client, AUXILIARY, versions), _numbers(settings), telemetry
+    )
+    return Parts(admission, {AUXILIARY: auxiliary})
+
+
+def health_checks(settings: Settings, session: Session, parts: Parts) -> Iterator[HealthChecks]:
+    """Make the active checks of each service, to be started after the fork."""
+    if not settings.health_check_interval:
+        return
+    asked = HealthCheckSettings(path=settings.health_check_path, timeout=settings.health_check_timeout)
+    for service in parts.services.values():
+        yield HealthChecks(
+            service.instances,
+            Check(session, asked),
+            service.checked,
+            interval=settings.health_check_interval,
+            ejected=service.breakers.ejected,
+            ejected_interval=settings.health_check_ejected_interval,
+        )
+
+
+def _numbers(settings: Settings) -> ServiceNumbers:
+    return ServiceNumbers(
+        request_timeout=settings.request_timeout,
+        attempt_timeout=settings.attempt_timeout,
+        bulkhead=settings.bulkhead,
+        algorithm=settings.balance,
+        hash_by=settings.balance_hash_by,
+        retry=RetrySettings(
+            attempts=settings.retry_attempts,
+            backoff=settings.retry_backoff,
+            backoff_most=settings.retry_backoff_max,
+        ),
+        retry_tokens=settings.retry_tokens,
+        retry_tokens_returned=settings.retry_tokens_per_success,
+        breaker=BreakerSettings(
+            failure_rate=settings.breaker_failure_rate,
+            minimum_calls=settings.breaker_minimum_calls,
+            window=settings.breaker_window,
+            failures_in_a_row=settings.breaker_failures_in_a_row,
+            open_seconds=settings.breaker_open_seconds,
+            open_most=settings.breaker_open_seconds_max,
+            half_open_calls=settings.breaker_half_open_calls,
+            healthy_seconds=settings.breaker_healthy_seconds,
+        ),
+        health=HealthThresholds(
+            unhealthy_after=settings.health_check_unhealthy_after,
+            healthy_after=settings.health_check_healthy_after,
+        ),
+    )
