@@ -6,6 +6,7 @@ GATEWAY_PORT ?= 3000
 AUXILIARY_PORT ?= 3001
 AWS_PORT ?= 4566
 ARGS ?=
+LONG ?=
 
 # `python -m` puts the checkout on the import path: nothing of it has to be installed.
 IN_VENV = .venv/bin/python -m
@@ -13,7 +14,7 @@ INSTALLED = .venv/installed
 REQUIREMENTS = requirements/main_api.txt requirements/auxiliary_service.txt requirements/development.txt
 PIP_INSTALL = pip install --quiet --disable-pip-version-check $(REQUIREMENTS:%=-r %)
 
-.PHONY: help run test check routes pins clean
+.PHONY: help run test check faults routes pins clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,7 +24,7 @@ run: $(INSTALLED)  ## start everything on 127.0.0.1 (AWS=real: your account; GAT
 		--gateway-port $(GATEWAY_PORT) --auxiliary-port $(AUXILIARY_PORT) --aws-port $(AWS_PORT)
 
 test: $(INSTALLED)  ## run the tests (ARGS="-k health -x" goes to pytest)
-	@$(IN_VENV) pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(IN_VENV) pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/faults $(ARGS)
 
 check: $(INSTALLED)  ## check format, style, types, layers and documents
 	@$(IN_VENV) ruff format --check .
@@ -31,6 +32,9 @@ check: $(INSTALLED)  ## check format, style, types, layers and documents
 	@$(IN_VENV) mypy
 	@.venv/bin/lint-imports
 	@$(IN_VENV) pytest --quiet tests/contracts/test_settings_documented.py
+
+faults: $(INSTALLED)  ## kill, stop, overload and deceive real processes, some ten minutes (LONG=1: more of it)
+	@LONG=$(LONG) $(IN_VENV) pytest --verbosity 1 --capture no tests/faults $(ARGS)
 
 routes: $(INSTALLED)  ## print the gateway's routes: methods, path, links of the chain
 	@$(IN_VENV) main_api.cli routes
