@@ -140,7 +140,7 @@ class GatewayTimeout(GatewayError):
 class ServiceRefused(GatewayError):
     """An error of the service that the client is told of: the service's status and code, our body.
 
-    Says nothing about the instance's health.
+    The instance works: it has answered by the contract.
     """
 
     sent = True

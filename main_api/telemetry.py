@@ -81,10 +81,13 @@ class Telemetry:
         """Count one attempt more or less under way."""
         self._in_flight.labels(service, instance).inc(change)
 
-    def breaker(self, service: str, instance: str, state: str) -> None:
-        """Record that a breaker has turned to ``state``, one of :data:`STATES`."""
+    def breaker(self, service: str, instance: str, turned: str, state: str) -> None:
+        """Record that a breaker ``turned``, and the ``state`` that it has now; both of :data:`STATES`.
+
+        They differ when it has turned again meanwhile: threads may tell of two changes in any order.
+        """
         self._breaker.labels(service, instance).set(STATES[state])
-        self._changes.labels(service, instance, state).inc()
+        self._changes.labels(service, instance, turned).inc()
 
     def healthy(self, service: str, instance: str, healthy: bool) -> None:
         """Show what the active checks say."""

@@ -44,7 +44,8 @@ class AdmissionSettings:
 class Admission:
     """Holds a slot of the process from before anything that can wait until the reply is closed.
 
-    Raises :class:`Overloaded` when there is no room to wait or no slot came free in time. ``in_service``
+    Raises :class:`Overloaded` when there is no room to wait or no slot came free in time, and
+    :class:`GatewayTimeout` when the call's deadline passed in the queue. ``in_service``
     and ``waiting`` are called with 1 and -1 as these numbers change, ``refused`` for each turned away.
     """
 

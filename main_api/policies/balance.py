@@ -1,5 +1,6 @@
 """Which instance gets the call."""
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -8,6 +9,8 @@ from dataclasses import replace
 from main_api.errors import CircuitOpen, UpstreamUnavailable
 from main_api.exchange import Call, Instance, Proceed, Reply
 from main_api.policies.algorithms import Algorithm, RoundRobin
+
+log = logging.getLogger(__name__)
 
 Instances = Callable[[], Sequence[Instance]]
 
@@ -28,7 +31,11 @@ class InFlight:
         """Count one more or one less."""
         with self._lock:
             self._calls[instance] = self._calls.get(instance, 0) + change
-        self._changed(instance, change)
+        try:
+            self._changed(instance, change)
+        except Exception:
+            # It must not cost an instance its true number.
+            log.exception("telling of a call under way failed")
 
 
 class Balance:
@@ -89,9 +96,9 @@ class Balance:
         try:
             reply = proceed(call)
         except BaseException as error:
-            self._in_flight.add(chosen, -1)
             if isinstance(error, CircuitOpen):
                 call.trail.asked.pop()
+            self._in_flight.add(chosen, -1)
             raise
         reply.on_settled(lambda: self._in_flight.add(chosen, -1))
         return reply

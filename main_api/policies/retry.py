@@ -102,7 +102,8 @@ class Retry:
 
     Asked again: an idempotent call that ended in one of :data:`RETRIED`. ``Balance`` gives each
     attempt another instance; when it has none, the last attempt's error stands. A kept connection that
-    turned out closed is asked again at once, on a new connection and without a token, once a call. A
+    turned out closed is asked again at once, on a new connection and without a token, once a call, and
+    also when ``attempts`` is 1. A
     ``Retry-After`` that does not fit into what is left of the deadline ends it. Each attempt has
     ``attempt_timeout`` seconds, and never more than the call.
 
@@ -160,7 +161,9 @@ class Retry:
 
     def _pause(self, call: Call, error: GatewayError, attempt: int, *, free: bool) -> None:
         """Wait before the next attempt, or raise ``error`` when there is to be none."""
-        if call.method not in IDEMPOTENT or attempt >= self._settings.attempts:
+        # Who wants no retries still wants no error for a connection that the instance found too old.
+        most = max(self._settings.attempts, 2) if free else self._settings.attempts
+        if call.method not in IDEMPOTENT or attempt >= most:
             raise error
         wait = 0.0 if free else self._backoff(attempt, error)
         if self._clock() + wait >= call.deadline:

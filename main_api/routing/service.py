@@ -144,4 +144,5 @@ class Service:
         return made[numbers.algorithm]()
 
     def _breaker_changed(self, instance: Instance, change: Change) -> None:
-        self._telemetry.breaker(self.name, instance.url, change.after.value)
+        now = self.breakers.of(instance).state
+        self._telemetry.breaker(self.name, instance.url, change.after.value, now.value)

@@ -121,10 +121,9 @@ class HealthChecks:
         for instance, asked in [(each, pool.submit(self._check, each)) for each in due]:
             try:
                 fault = asked.result()
+                self._record(instance, fault is None, fault or "")
             except Exception:
                 log.exception("the health check of %s failed", instance.url)
-                continue
-            self._record(instance, fault is None, fault or "")
 
     def _run(self) -> None:
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="health-check") as pool:

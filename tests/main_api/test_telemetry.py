@@ -74,7 +74,7 @@ def fly(telemetry: Telemetry, service: str) -> None:
 
 def trip(telemetry: Telemetry, service: str) -> None:
     for state in ("open", "half_open", "open"):
-        telemetry.breaker(service, INSTANCE, state)
+        telemetry.breaker(service, INSTANCE, state, state)
 
 
 def fall_ill(telemetry: Telemetry, service: str) -> None:
@@ -162,9 +162,21 @@ def test_slots_and_queue_rise_and_fall(
 def test_the_worse_a_breakers_state_the_higher_its_number(
     telemetry: Telemetry, service: str, state: str, number: int
 ) -> None:
-    telemetry.breaker(service, INSTANCE, state)
+    telemetry.breaker(service, INSTANCE, state, state)
 
     assert of(exposed(), service)[f"circuit_breaker_state{{{ONE}}}"] == number
+
+
+def test_a_change_that_is_told_late_is_counted_and_does_not_hide_the_state() -> None:
+    registry = CollectorRegistry()
+    telemetry, service = Telemetry(registry), "told-late"
+
+    telemetry.breaker(service, INSTANCE, "open", "open")
+    telemetry.breaker(service, INSTANCE, "half_open", "open")
+
+    labels = {"service": service, "instance": INSTANCE}
+    assert registry.get_sample_value("circuit_breaker_changes_total", {**labels, "state": "half_open"}) == 1
+    assert registry.get_sample_value("circuit_breaker_state", labels) == 2
 
 
 def test_the_states_are_those_of_the_breaker() -> None:
@@ -190,17 +202,17 @@ def test_of_several_workers_each_gauge_shows_what_its_name_says(
     telemetry: Telemetry, service: str, workers: Callable[[], None], tmp_path: Path
 ) -> None:
     telemetry.tokens(service, 50.0)
-    telemetry.breaker(service, INSTANCE, "open")
+    telemetry.breaker(service, INSTANCE, "open", "open")
     telemetry.healthy(service, INSTANCE, False)
     telemetry.in_flight(service, INSTANCE, 3)
     workers()
     telemetry.tokens(service, 7.5)
-    telemetry.breaker(service, INSTANCE, "closed")
+    telemetry.breaker(service, INSTANCE, "closed", "closed")
     telemetry.healthy(service, INSTANCE, True)
     telemetry.in_flight(service, INSTANCE, -1)
     workers()
     telemetry.tokens(service, 20.0)
-    telemetry.breaker(service, INSTANCE, "half_open")
+    telemetry.breaker(service, INSTANCE, "half_open", "half_open")
     workers()
 
     found = of(exposed(tmp_path), service)

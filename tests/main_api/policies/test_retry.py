@@ -375,6 +375,16 @@ def test_the_free_attempt_is_made_when_the_bucket_is_empty() -> None:
     assert asked.throttled == 1
 
 
+def test_without_retries_a_closed_one_is_asked_again_all_the_same_and_once() -> None:
+    asked = Asked(KeptConnectionClosed(), attempts=1)
+
+    asked.fails()
+
+    assert len(asked.calls) == 2
+    assert asked.slept == []
+    assert asked.throttle.left == 50
+
+
 @pytest.mark.parametrize(("takes", "attempts"), [(10.0, 1), (9.99, 2)])
 def test_the_free_attempt_too_begins_before_the_deadline(takes: float, attempts: int) -> None:
     asked = Asked(KeptConnectionClosed(), takes=takes)

@@ -214,7 +214,7 @@ def test_breakers_open_as_set_are_told_of_and_the_balance_goes_round_them() -> N
     ask(service, BrokenOff())
     ask(service, BrokenOff())
 
-    assert told.of["breaker"] == [("aux", "http://a:1", "open")]
+    assert told.of["breaker"] == [("aux", "http://a:1", "open", "open")]
     with pytest.raises(CircuitOpen) as caught:
         ask(service)
     assert caught.value.retry_after in (4, 5)

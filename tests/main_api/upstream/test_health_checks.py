@@ -400,7 +400,9 @@ def test_whatever_raises_the_rounds_go_on_and_it_is_logged(
 
     assert len(pauses) == 6
     assert recorded == [A, A]
-    told = "the health check of http://a:1 failed" if where == "check" else "a round of health checks failed"
+    told = (
+        "the health check of http://a:1 failed" if where != "instances" else "a round of health checks failed"
+    )
     assert [each.getMessage() for each in caplog.records] == [told] * 3
     assert {each.levelno for each in caplog.records} == {logging.ERROR}
 
