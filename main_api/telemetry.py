@@ -89,6 +89,10 @@ class Telemetry:
         self._breaker.labels(service, instance).set(STATES[state])
         self._changes.labels(service, instance, turned).inc()
 
+    def listed(self, service: str, instance: str) -> None:
+        """Show an instance whose breaker has not turned yet."""
+        self._breaker.labels(service, instance).set(STATES["closed"])
+
     def healthy(self, service: str, instance: str, healthy: bool) -> None:
         """Show what the active checks say."""
         self._healthy.labels(service, instance).set(healthy)

@@ -84,6 +84,8 @@ class Service:
             self._make()
         except ValueError as error:
             raise ValueError(f"service {name}: {error}") from None
+        for each in instances():
+            telemetry.listed(name, each.url)
 
     def _make(self) -> None:
         name, numbers, telemetry = self.name, self._numbers, self._telemetry

@@ -167,6 +167,15 @@ def test_the_worse_a_breakers_state_the_higher_its_number(
     assert of(exposed(), service)[f"circuit_breaker_state{{{ONE}}}"] == number
 
 
+def test_an_instance_that_is_listed_has_a_closed_breaker() -> None:
+    registry = CollectorRegistry()
+
+    Telemetry(registry).listed("listed-one", INSTANCE)
+
+    labels = {"service": "listed-one", "instance": INSTANCE}
+    assert registry.get_sample_value("circuit_breaker_state", labels) == STATES["closed"]
+
+
 def test_a_change_that_is_told_late_is_counted_and_does_not_hide_the_state() -> None:
     registry = CollectorRegistry()
     telemetry, service = Telemetry(registry), "told-late"

@@ -237,6 +237,12 @@ def test_half_of_an_attempts_time_is_fair(numbers: dict[str, Any], seconds: floa
     assert service.breakers.of(named("a")[0]).state is state
 
 
+def test_every_instance_is_shown_before_anything_happens_to_it() -> None:
+    _, told = service_of()
+
+    assert told.of["listed"] == [("aux", each.url) for each in THREE]
+
+
 def test_checks_take_instances_out_as_set_and_are_told_of() -> None:
     service, told = service_of(health=HealthThresholds(unhealthy_after=2, healthy_after=1))
 
