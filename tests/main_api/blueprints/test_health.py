@@ -1,5 +1,6 @@
 """Probes: liveness and serving depend on nobody, readiness asks the auxiliary, once for all who ask."""
 
+import itertools
 import json
 import re
 import threading
@@ -205,6 +206,12 @@ def readiness(ask: Callable[[Call], Reply], instances: int = 1) -> Readiness:
     return Readiness(ask, lambda: instances, lambda: {"main-api": "1", "auxiliary-service": "2"})
 
 
+def telling(ask: Callable[[Call], Reply]) -> Readiness:
+    """Make one whose every answer differs, however quickly they follow one another."""
+    numbers = itertools.count()
+    return Readiness(ask, lambda: 1, lambda: {"main-api": str(next(numbers))})
+
+
 def test_the_number_of_instances_is_asked_anew_each_time(timer: Timer) -> None:
     deadlines: list[float] = []
     found = 1
@@ -323,7 +330,7 @@ def test_who_asks_while_the_next_answer_is_on_its_way_gets_the_one_before(
         assert release.wait(10)
         return Reply(200)
 
-    shared = readiness(ask)
+    shared = telling(ask)
     before = shared(call())
     release.clear()
     timer.now = 1.5
@@ -353,7 +360,7 @@ def test_an_answer_of_long_ago_is_not_given_and_the_next_one_waited_for(
         assert release.wait(10)
         return Reply(200)
 
-    shared = readiness(ask)
+    shared = telling(ask)
     before = shared(call())
     release.clear()
     now = time.monotonic()

@@ -38,7 +38,7 @@ from main_api.errors import (
 from main_api.exchange import Call, Instance, Reply
 from main_api.telemetry import Telemetry
 from main_api.upstream import client as client_module
-from main_api.upstream import headers, session
+from main_api.upstream import connections, headers, session
 from main_api.upstream.client import Client
 from main_api.upstream.session import Session
 from tests.main_api.support import BODY, INSTANCE, Answer, Respond, Upstream, call, joined, telemetry
@@ -569,7 +569,7 @@ def over(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Wire], Client]]:
     """Make clients whose next connection is a given wire."""
 
     def client(wire: Wire) -> Client:
-        monkeypatch.setattr(session._Connection, "_new_conn", lambda _: wire)
+        monkeypatch.setattr(connections._Connection, "_new_conn", lambda _: wire)
         return client_of(joined())
 
     return client  # type: ignore[return-value]
@@ -656,7 +656,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (session, client_module):
+    for module in (connections, session, client_module):
         monkeypatch.setattr(module, "monotonic", clock)
     return clock
 
@@ -690,13 +690,13 @@ def test_an_answer_that_drips_ends_at_the_deadline(over: Over, clock: Clock, bef
     assert wire.closed
 
 
-def sending(deadline: float) -> session._Sending:
-    return session._Sending(resolver=session.Resolver(), deadline=deadline, fresh=False)
+def sending(deadline: float) -> connections.Sending:
+    return connections.Sending(resolver=session.Resolver(), deadline=deadline, fresh=False)
 
 
 def test_the_reader_does_not_read_after_the_deadline(clock: Clock) -> None:
     wire = Wire(b"never read")
-    reader = session._DeadlineReader(_Pieces(wire), wire, sending(clock.now))  # type: ignore[arg-type]
+    reader = connections._DeadlineReader(_Pieces(wire), wire, sending(clock.now))  # type: ignore[arg-type]
 
     with pytest.raises(TimeoutError):
         reader.readinto(bytearray(10))
@@ -705,7 +705,7 @@ def test_the_reader_does_not_read_after_the_deadline(clock: Clock) -> None:
 
 def test_closing_the_reader_closes_what_it_reads(clock: Clock) -> None:
     raw = _Pieces(Wire())
-    session._DeadlineReader(raw, Wire(), sending(clock.now)).close()  # type: ignore[arg-type]
+    connections._DeadlineReader(raw, Wire(), sending(clock.now)).close()  # type: ignore[arg-type]
 
     assert raw.closed
 
@@ -726,7 +726,7 @@ def wired(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Client]]:
         left.extend(wires)
         return client_of(joined())
 
-    monkeypatch.setattr(session._Connection, "_new_conn", lambda _: left.pop(0))
+    monkeypatch.setattr(connections._Connection, "_new_conn", lambda _: left.pop(0))
     yield client
     for wire in given:
         wire.close()  # of those that were kept
@@ -943,7 +943,7 @@ def connecting_fails(error: Exception, scheme: str, monkeypatch: pytest.MonkeyPa
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(session, "connect", fail)
+    monkeypatch.setattr(connections, "connect", fail)
     instance = Instance("auxiliary-service", f"{scheme}://upstream.test:3001")
     with pytest.raises(GatewayError) as caught:
         client_of(joined())(call(instance=instance))
@@ -991,7 +991,7 @@ def test_a_handshake_that_fails_is_unavailable_and_nothing_was_sent(
     ours, theirs = socket.socketpair()
     theirs.sendall(said)
     theirs.shutdown(socket.SHUT_WR)
-    monkeypatch.setattr(session._Connection, "_new_conn", lambda _: ours)
+    monkeypatch.setattr(connections._Connection, "_new_conn", lambda _: ours)
 
     with theirs, pytest.raises(UpstreamUnavailable) as caught:
         client_of(joined())(call(instance=Instance("auxiliary-service", "https://upstream.test:3001")))
@@ -1005,7 +1005,7 @@ def test_a_certificate_that_is_not_believed_is_unavailable(monkeypatch: pytest.M
         raise ssl.SSLCertVerificationError(1, "certificate verify failed")
 
     wire = Wire()
-    monkeypatch.setattr(session._Connection, "_new_conn", lambda _: wire)
+    monkeypatch.setattr(connections._Connection, "_new_conn", lambda _: wire)
     monkeypatch.setattr("urllib3.connection._ssl_wrap_socket_and_match_hostname", disbelieve)
 
     with pytest.raises(UpstreamUnavailable) as caught:
