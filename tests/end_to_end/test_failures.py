@@ -9,7 +9,7 @@ import pytest
 
 from main_api.settings import Settings
 from tests.end_to_end import stand_in
-from tests.end_to_end.processes import HOST, Server, free_port, request, servers, until
+from tests.end_to_end.processes import HOST, Server, free_port, quick, request, servers, until
 from tests.end_to_end.stand_in import Behaviour, body
 
 OBJECT = b'{"success":true,"data":[],"count":0}'
@@ -34,7 +34,7 @@ def test_a_stopped_auxiliary_is_told_at_once_and_heals_by_itself() -> None:
         assert request(port, "/api/s3/buckets").status == 200
 
         auxiliary.stop()
-        answer = request(port, "/api/s3/buckets", Cache_Control="no-cache")
+        answer = quick(lambda: request(port, "/api/s3/buckets", Cache_Control="no-cache"), 0.1)
 
         assert (answer.status, answer.json["code"]) == (503, "upstream_unavailable")
         assert answer.json["retryAfter"] == int(answer.headers["Retry-After"])
@@ -68,13 +68,14 @@ def test_a_stopped_auxiliary_is_told_at_once_and_heals_by_itself() -> None:
 )
 @pytest.mark.parametrize("target", ["/api/s3/buckets", "/api/parameters?name=a"])
 def test_an_auxiliary_without_an_answer_is_504_by_the_deadline(behave: Behaviour, target: str) -> None:
-    with gateway_before(behave, REQUEST_TIMEOUT="1", ATTEMPT_TIMEOUT="0.4") as gateway:
-        answer = request(gateway.port, target)
+    settings = {"REQUEST_TIMEOUT": "1", "ATTEMPT_TIMEOUT": "0.4", "BREAKER_FAILURES_IN_A_ROW": "1000"}
+    with gateway_before(behave, **settings) as gateway:
+        answer = quick(lambda: request(gateway.port, target), 1.1)
 
         assert (answer.status, answer.json["code"]) == (504, "gateway_timeout")
         assert answer.seconds <= 1.1
 
-        hurried = request(gateway.port, target, X_Request_Timeout_Ms="200")
+        hurried = quick(lambda: request(gateway.port, target, X_Request_Timeout_Ms="200"), 0.3)
         assert (hurried.status, hurried.json["code"]) == (504, "gateway_timeout")
         assert hurried.seconds <= 0.3
 
@@ -86,7 +87,7 @@ def test_a_client_that_gives_no_time_is_504_at_once_and_nothing_is_sent() -> Non
         taken.append(bool(stand_in.read_head(client)))
 
     with gateway_before(count) as gateway:
-        answer = request(gateway.port, "/api/s3/buckets", X_Request_Timeout_Ms="0")
+        answer = quick(lambda: request(gateway.port, "/api/s3/buckets", X_Request_Timeout_Ms="0"), 0.1)
 
         assert (answer.status, answer.json["code"]) == (504, "gateway_timeout")
         assert answer.seconds <= 0.1
@@ -200,7 +201,8 @@ def test_a_hanging_aws_is_the_auxiliarys_own_504() -> None:
         servers("auxiliary", "gateway", ports={"aws": aws}, REQUEST_TIMEOUT="1") as running,
         stand_in.stand_in(stand_in.hanging, aws),
     ):
-        answer = request(running["gateway"].port, "/api/parameters?name=database/host")
+        target = "/api/parameters?name=database/host"
+        answer = quick(lambda: request(running["gateway"].port, target), 1.1)
 
         assert (answer.status, answer.json["code"]) == (504, "aws_timeout")
         assert answer.seconds <= 1.1
@@ -279,7 +281,7 @@ def test_clients_that_hold_on_do_not_keep_a_probe_waiting() -> None:
             client = held.enter_context(socket.create_connection((HOST, gateway.port), timeout=10))
             client.sendall(data)
         for _ in range(10):
-            probe = request(gateway.port, "/api/health")
+            probe = quick(lambda: request(gateway.port, "/api/health"), 0.25)
             assert probe.status == 200
             assert probe.seconds < 0.25
 
