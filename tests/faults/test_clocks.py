@@ -91,7 +91,8 @@ def test_a_deadline_is_kept(tmp_path: Path, hours: int) -> None:
         timer.join()
 
         assert (answer.status, answer.json["code"]) == (504, "gateway_timeout")
-        assert 1.9 <= answer.seconds <= 2.1
+        # An hour more or less is what would show.
+        assert 1.9 <= answer.seconds <= 2.5
 
 
 @pytest.mark.parametrize("hours", [1, -1])

@@ -5,7 +5,7 @@ import sys
 import time
 
 from tests.end_to_end import stand_in
-from tests.end_to_end.processes import ROOT, Server, free_port, request, servers
+from tests.end_to_end.processes import ROOT, Server, free_port, quick, request, servers
 from tests.faults import load
 from tests.faults.instances import upstreams
 from tests.faults.support import READ, gateway, metric, per_form, say
@@ -30,7 +30,7 @@ def test_liveness_answers_while_every_upstream_hangs_and_clients_keep_asking() -
             probes: list[float] = []
             full = 0.0
             while len(probes) < 100 and asking.poll() is None:
-                probe = request(server.port, "/api/health")
+                probe = quick(lambda: request(server.port, "/api/health"), 0.25)
                 assert probe.status == 200
                 probes.append(probe.seconds)
                 if len(probes) == 50:
@@ -95,6 +95,8 @@ def test_a_hanging_aws_leaves_the_breaker_closed() -> None:
         stand_in.stand_in(stand_in.hanging, aws),
     ):
         server = running["gateway"]
+        # The first ones wait for the AWS clients to be made, and for eight threads at once.
+        load.closed(server.port, f"{READ}first", 8, 8, seconds=30)
         result = load.closed(server.port, lambda number: f"{READ}{number}", 8, 60, seconds=60)
 
         say(result.table())
