@@ -2,7 +2,7 @@
 
 gthread gives a thread to whoever connects and lets its owner keep it by doing nothing. Here a thread
 is given only to work that can go on, and everything that waits for a client has an end (below). Probes, known
-by the first bytes of their head, are served in two threads of their own, so that they do not queue behind a
+by the first bytes of their head, are served in a few threads of their own, so that they do not queue behind a
 crowd that is being refused.
 
 ==========================  ======  =================================================================

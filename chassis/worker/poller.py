@@ -20,7 +20,8 @@ class PollingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     """gthread whose connections wait in the poller for everything that a client may hold back, in seconds."""
 
     alive: bool
-    PROBE_THREADS = 2
+    # More than ask at once: one that has been answered counts until its thread has come to its end.
+    PROBE_THREADS = 4
     # How the requests begin that are served in threads of their own; set by the configuration's hook.
     probes: tuple[bytes, ...] = ()
     FIRST_BYTE_SECONDS = 10.0

@@ -742,14 +742,25 @@ def held(server: Gunicorn, path: str, times: int) -> list[socket.socket]:
     return clients
 
 
+def quickest(ask: Callable[[], tuple[int, bytes]]) -> float:
+    """Give the seconds of a 200 that came in time, of the quickest of three otherwise.
+
+    A busy machine is late once; who queues is late each time, for a second.
+    """
+    took: list[float] = []
+    while len(took) < 3 and not (took and took[-1] < PROMISED):
+        began = time.monotonic()
+        assert ask()[0] == 200
+        took.append(time.monotonic() - began)
+    return min(took)
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_probe_does_not_queue_behind_anybody(server: Gunicorn, method: str) -> None:
-    clients = held(server, "/slow?seconds=1", 12)
+    clients = held(server, "/slow?seconds=1", 16)
     try:
         for _ in range(5):
-            began = time.monotonic()
-            assert server.get("/alive", method)[0] == 200
-            assert time.monotonic() - began < PROMISED
+            assert quickest(lambda: server.get("/alive", method)) < PROMISED
         began = time.monotonic()
         assert server.get("/")[0] == 200
         assert time.monotonic() - began > 2 * PROMISED, "the threads were not held"
@@ -761,11 +772,9 @@ def test_a_probe_does_not_queue_behind_anybody(server: Gunicorn, method: str) ->
 
 def test_probes_that_are_held_do_not_hold_up_others(server: Gunicorn) -> None:
     for _ in range(2):
-        clients = held(server, "/alive-slowly", 2)
+        clients = held(server, "/alive-slowly", Worker.PROBE_THREADS)
         try:
-            began = time.monotonic()
-            assert server.get("/alive")[0] == 200
-            assert time.monotonic() - began < PROMISED
+            assert quickest(lambda: server.get("/alive")) < PROMISED
         finally:
             for client in clients:
                 assert client.recv(12) == b"HTTP/1.1 200"
