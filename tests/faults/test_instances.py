@@ -91,9 +91,10 @@ def test_a_stopped_instance_is_ejected_and_comes_back_and_nobody_notices() -> No
         assert (result.wrong, result.broken) == ([], {})
         assert "5 failures in a row" in reasons[0]
         assert stopped.url in reasons[0]
-        # Its ejections were of 5 and of 10 seconds, the second one began before it went on.
+        # Of 5 seconds, and of 10 from when its first calls failed again; there is no second one when the
+        # health checks had taken it out before the first was over.
         assert back()
-        assert ejections == 2
+        assert 1 <= ejections <= 2
         assert result.seconds - went_on[1] <= 10.5
 
 
