@@ -1,17 +1,20 @@
 """The parts that the pipelines are built of, made from the settings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 from chassis.settings import WAITING_ROOM
 from main_api.blueprints import AUXILIARY
 from main_api.policies.admission import Admission, AdmissionSettings
+from main_api.policies.cache import Store
 from main_api.policies.circuit_breaker import BreakerSettings
 from main_api.policies.instance_health import HealthThresholds
 from main_api.policies.retry import RetrySettings
 from main_api.routing.pipeline import Parts
 from main_api.routing.service import Service, ServiceNumbers
 from main_api.settings import Settings
+from main_api.state.memory import MemoryStore
 from main_api.telemetry import Telemetry
 from main_api.upstream import headers, instances
 from main_api.upstream.answers import Checked
@@ -19,6 +22,9 @@ from main_api.upstream.client import Client
 from main_api.upstream.health_checks import Check, HealthChecks, HealthCheckSettings
 from main_api.upstream.session import Session
 from main_api.upstream.versions import Versions
+
+if TYPE_CHECKING:
+    from main_api.state.redis_store import RedisStore
 
 
 def make_parts(settings: Settings, session: Session, telemetry: Telemetry, versions: Versions) -> Parts:
@@ -40,7 +46,38 @@ def make_parts(settings: Settings, session: Session, telemetry: Telemetry, versi
     auxiliary = Service(
         AUXILIARY, lambda: listed, Checked(client, AUXILIARY, versions), _numbers(settings), telemetry
     )
-    return Parts(admission, {AUXILIARY: auxiliary})
+    return Parts(admission, _store(settings, telemetry), {AUXILIARY: auxiliary})
+
+
+def _store(settings: Settings, telemetry: Telemetry) -> Store | None:
+    if not settings.cache_bytes:
+        return None
+    if settings.redis_url is None:
+        return MemoryStore(settings.cache_bytes)
+    return redis_store(settings.redis_url, settings, told=telemetry.redis)
+
+
+def redis_store(
+    url: str,
+    settings: Settings,
+    *,
+    timeout: float | None = None,
+    told: Callable[[str], object] = lambda _: None,
+) -> "RedisStore":
+    """Make the store of all processes with the same environment's name in the Redis at ``url``.
+
+    ``timeout`` bounds each wait for Redis, in seconds (default: what a request can bear); ``told`` is
+    called when it goes ``away`` and is ``back``.
+    """
+    # Only here: who has no Redis need not hold its library, some 6 MB a worker.
+    from main_api.state import redis_guard  # noqa: PLC0415
+    from main_api.state.redis_store import RedisStore  # noqa: PLC0415
+
+    # All threads, and not only those in service: what comes before admission will ask Redis too.
+    client = redis_guard.connect(url, settings.server_threads, timeout or redis_guard.TIMEOUT)
+    guard = redis_guard.RedisGuard(client, redis_guard.address(url), told=told)
+    # Another environment may be another account, whose answers are not for this one.
+    return RedisStore(guard, f"main-api:{settings.app_env}:cache")
 
 
 def health_checks(settings: Settings, session: Session, parts: Parts) -> Iterator[HealthChecks]:

@@ -2,8 +2,9 @@
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from marshmallow import ValidationError, fields
 
@@ -11,6 +12,14 @@ from chassis.client_address import Network
 
 _WEIGHT = re.compile(r"weight=([1-9][0-9]{0,2}|1000)\Z")
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?\Z")
+
+_DATABASE = re.compile(r"(/[0-9]{0,5})?\Z")
+_TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+_REDIS_OPTIONS = {
+    "redis": frozenset(("db",)),
+    "rediss": frozenset(("db", *_TLS)),
+    "unix": frozenset(("db", "username", "password")),
+}
 
 
 class CommaSeparated(fields.Field[Any]):
@@ -70,6 +79,44 @@ def _is_host(host: str | None) -> bool:
         return bool(ipaddress.IPv6Address(host))
     except ValueError:
         return False
+
+
+class RedisUrl(fields.String):
+    """``redis://user:password@host:port/database``, ``rediss://…``, or ``unix:///path/to/socket?db=0``.
+
+    Of redis-py's options only those below are taken: the others would undo what bounds its waits, or
+    be found wrong by the first request. No fault repeats any of it, for a password may be anywhere.
+    """
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> str:
+        text = str(value)
+        try:
+            parts = urlsplit(text)
+            given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            options = dict(given)
+            if parts.port == 0 or len(options) < len(given):
+                raise ValueError
+        except ValueError:
+            raise ValidationError("not a URL; percent-encode what is special in a password") from None
+        fault = _redis_fault(parts, options)
+        if fault:
+            raise ValidationError(fault)
+        return text
+
+
+def _redis_fault(parts: SplitResult, options: Mapping[str, str]) -> str:
+    """Name what is wrong with the URL of a Redis, without a part of it; nothing for nothing."""
+    if parts.scheme not in _REDIS_OPTIONS:
+        return "must begin with redis://, rediss:// or unix://"
+    if parts.fragment or not options.keys() <= _REDIS_OPTIONS[parts.scheme]:
+        return f"behind the ? only {', '.join(sorted(_REDIS_OPTIONS[parts.scheme]))} may stand"
+    if parts.scheme == "unix":
+        place = parts.path.startswith("/") and parts.path != "/"
+    else:
+        place = _is_host(parts.hostname) and bool(_DATABASE.match(parts.path))
+    if not place:
+        return "must be redis://host:port/database, rediss:// the same, or unix:///path/to/socket"
+    return "" if options.get("db", "0").isdecimal() else "db must be a number"
 
 
 class Origins(CommaSeparated):

@@ -7,7 +7,7 @@ from marshmallow import fields, validate
 
 from chassis.client_address import Network
 from chassis.settings import ServiceSettings, setting
-from main_api.setting_fields import Networks, Origins, Urls
+from main_api.setting_fields import Networks, Origins, RedisUrl, Urls
 
 
 def _seconds(least: float, most: float) -> fields.Float:
@@ -24,7 +24,7 @@ class Settings(ServiceSettings):
 
     SERVICE: ClassVar[str] = "main-api"
     PROBES: ClassVar[tuple[str, ...]] = ("/api/health", "/api/health/serving")
-    UNAVAILABLE: ClassVar[tuple[str, ...]] = ("GATEWAY_CONFIG", "OPERATIONS_PORT", "REDIS_URL")
+    UNAVAILABLE: ClassVar[tuple[str, ...]] = ("GATEWAY_CONFIG", "OPERATIONS_PORT")
 
     auxiliary_service_url: tuple[str, ...] = setting(
         Urls(validate=validate.Length(1)),
@@ -54,6 +54,18 @@ class Settings(ServiceSettings):
         _count(1024, 1024**3),
         default=16 * 1024**2,
         text="bytes that one answer of the auxiliary may have",
+    )
+    cache_bytes: int = setting(
+        _count(0, 64 * 1024**3),
+        default=64 * 1024**2,
+        text="bytes of answers that a worker keeps; `0`: no cache, and nothing stands in for failures",
+    )
+    redis_url: str | None = setting(
+        RedisUrl(),
+        default=None,
+        text="Redis that all processes of the same `APP_ENV` keep answers in, `redis://`, `rediss://` or "
+        "`unix://`, with its password; without it, each worker keeps its own",
+        secret=True,
     )
     bulkhead: int | None = setting(
         _count(1, 256),

@@ -39,6 +39,8 @@ class Telemetry:
         self._tokens = gauge(
             "upstream_retry_tokens", "Tokens left for retries, in the worst worker.", "livemin", "service"
         )
+        self._cached = counter("cache_answers", "Answers of routes with a cache.", "service", "result")
+        self._redis = counter("redis_changes", "How often Redis went away and came back.", "state")
         labels = ("service", "instance")
         self._in_flight = gauge("upstream_in_flight", "Attempts under way.", "livesum", *labels)
         self._breaker = gauge(
@@ -76,6 +78,14 @@ class Telemetry:
     def tokens(self, service: str, left: float) -> None:
         """Show what is left in the throttle's bucket."""
         self._tokens.labels(service).set(left)
+
+    def cached(self, service: str, result: str) -> None:
+        """Count an answer: ``hit``, ``miss``, ``validated``, ``collapsed``, ``stale`` or ``uncacheable``."""
+        self._cached.labels(service, result).inc()
+
+    def redis(self, state: str) -> None:
+        """Count that Redis turned ``away``, or ``back``."""
+        self._redis.labels(state).inc()
 
     def in_flight(self, service: str, instance: str, change: int) -> None:
         """Count one attempt more or less under way."""

@@ -18,7 +18,7 @@ from main_api.routing.pipeline import Pipeline
 from main_api.routing.route import Route, ToService
 
 # Of a service's headers only these are the client's business on the routes that are enveloped.
-_PASSED = frozenset(("etag", "cache-control"))
+_PASSED = frozenset(("etag", "cache-control", "age", "cache-status"))
 _VALUE_MOST = 200
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _DIGITS_MOST = 15

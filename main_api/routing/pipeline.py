@@ -6,16 +6,21 @@ from functools import partial
 
 from main_api.exchange import Call, Policy, Proceed, Reply
 from main_api.policies.admission import Admission
+from main_api.policies.cache import Cache, Store
 from main_api.policies.scopes import RequireScopes
-from main_api.routing.route import Route, ToFunction
+from main_api.routing.route import Route, ToFunction, ToService
 from main_api.routing.service import Service
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What pipelines are built of: what the whole process shares, and its services by name."""
+    """What pipelines are built of: what the whole process shares, and its services by name.
+
+    Without a ``store`` no route has a cache.
+    """
 
     admission: Admission
+    store: Store | None
     services: Mapping[str, Service]
 
 
@@ -42,15 +47,22 @@ def build(route: Route, parts: Parts) -> Pipeline:
     if service is None:
         raise ValueError(f"route {route.name}: there is no service {route.end.service!r}")
     scopes = route.end.scopes
-    chain: list[tuple[str, Policy] | None] = [
-        ("scopes", RequireScopes(scopes)) if scopes else None,
+    chain: list[tuple[str, Policy | None]] = [
+        ("scopes", RequireScopes(scopes) if scopes else None),
         ("admission", parts.admission),
-        ("bulkhead", service.bulkhead) if service.bulkhead else None,
+        ("cache", _cache(route.end, service, parts)),
+        ("bulkhead", service.bulkhead),
         ("retry", service.retry(whole_list=route.end.whole_list)),
         ("balance", service.balance),
         ("breaker", service.breakers),
     ]
-    return _compose([link for link in chain if link is not None], service.send)
+    return _compose([(name, policy) for name, policy in chain if policy is not None], service.send)
+
+
+def _cache(end: ToService, service: Service, parts: Parts) -> Cache | None:
+    if end.cache is None or parts.store is None:
+        return None
+    return service.cache(end.cache, parts.store)
 
 
 def _compose(chain: list[tuple[str, Policy]], send: Proceed) -> Pipeline:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from marshmallow import Schema
 
 from main_api.exchange import Proceed
+from main_api.policies.cache import CacheSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,15 @@ class ToService:
 
     ``path`` is where the service serves it. ``scopes`` maps a query parameter with its value to the
     scope it takes. A ``whole_list`` may take the request's whole time in one attempt, for the service
-    reads it page by page; a single read has the time of one attempt.
+    reads it page by page; a single read has the time of one attempt. ``cache`` says how long answers may
+    be given again, None not at all.
     """
 
     service: str
     path: str
     scopes: Mapping[tuple[str, str], str] = field(default_factory=dict)
     whole_list: bool = False
+    cache: CacheSettings | None = field(default_factory=CacheSettings)
 
 
 @dataclass(frozen=True, slots=True)

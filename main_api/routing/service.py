@@ -15,7 +15,9 @@ from main_api.policies.algorithms import (
 )
 from main_api.policies.balance import Balance, InFlight
 from main_api.policies.bulkhead import Bulkhead
+from main_api.policies.cache import Cache, CacheSettings, Fetched, Store
 from main_api.policies.circuit_breaker import Breaker, BreakerSettings, Change
+from main_api.policies.coalescing import Flights
 from main_api.policies.ejection import CircuitBreakers
 from main_api.policies.instance_health import HealthThresholds, InstanceHealth
 from main_api.policies.retry import Retry, RetrySettings, Throttle
@@ -80,6 +82,7 @@ class Service:
         self.send = send
         self._numbers = numbers
         self._telemetry = telemetry
+        self._flights: Flights[Fetched] = Flights()
         try:
             self._make()
         except ValueError as error:
@@ -115,6 +118,16 @@ class Service:
             usable=self.health.usable,
             wait=self.breakers.wait,
             in_flight=in_flight,
+        )
+
+    def cache(self, settings: CacheSettings, store: Store) -> Cache:
+        """Make the cache link of a route; all routes of the service share its calls under way."""
+        return Cache(
+            settings,
+            self.name,
+            store,
+            self._flights,
+            told=lambda result: self._telemetry.cached(self.name, result),
         )
 
     def checked(self, instance: Instance, ok: bool, cause: str) -> None:

@@ -40,7 +40,8 @@ def service_version(reply: Reply) -> str | None:
 class Checked:
     """Sends, and lets through only what the contract allows; an instance is ill when it breaks it.
 
-    Passed on: 200 with a complete JSON object, its bytes as they came. Raised: the service's own
+    Passed on: 200 with a complete JSON object, its bytes as they came, and the 304 of a call that was
+    conditional. Raised: the service's own
     errors as :class:`ServiceRefused` when they are the client's business, as :class:`Busy` when they
     say "not now", else as :class:`Unexpected` (its 401 above all: that is the gateway's fault); and
     :class:`Malformed` for whatever is not by the contract.
@@ -55,14 +56,16 @@ class Checked:
         """Send ``call`` and judge the answer."""
         reply = self._send(call)
         self._versions.learn(self._service, service_version(reply))
-        refused = _judge(reply)
+        refused = _judge(call, reply)
         if refused is not None:
             reply.close()
             raise refused
         return reply
 
 
-def _judge(reply: Reply) -> GatewayError | None:
+def _judge(call: Call, reply: Reply) -> GatewayError | None:
+    if reply.status == 304 and any(name == "If-None-Match" for name, _ in call.headers):
+        return None
     if reply.status != 200:
         return _refusal(reply)
     fault = _fault(reply)

@@ -6,7 +6,7 @@ from main_api.app import create_app
 from main_api.settings import Settings
 
 FUNCTION = ("function",)
-SERVICE = ("admission", "retry", "balance", "breaker", "send")
+SERVICE = ("admission", "cache", "retry", "balance", "breaker", "send")
 LINKS = {
     "/api/s3/buckets": SERVICE,
     "/api/parameters/list": ("scopes", *SERVICE),
@@ -68,6 +68,15 @@ def test_a_share_of_its_own_is_one_more_link_of_every_service_route_in_its_place
         added = () if links == FUNCTION else ("bulkhead",)
         assert set(built[rule]) == {*links, *added}
         assert links == FUNCTION or list(built[rule]) == sorted(built[rule], key=ORDER.index)
+
+
+def test_without_room_for_answers_no_route_has_a_cache() -> None:
+    built = {
+        route.rule: pipeline.links
+        for route, pipeline in create_app(Settings(cache_bytes=0)).extensions["routes"]
+    }
+
+    assert built == {rule: tuple(link for link in links if link != "cache") for rule, links in LINKS.items()}
 
 
 def test_every_route_is_asked_by_get_alone() -> None:

@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -18,10 +20,14 @@ from main_api.policies.admission import Admission, AdmissionSettings
 from main_api.policies.algorithms import LeastConnections
 from main_api.policies.balance import Balance, InFlight
 from main_api.policies.bulkhead import Bulkhead
+from main_api.policies.cache import Cache, CacheSettings
 from main_api.policies.circuit_breaker import Breaker, BreakerSettings, State
+from main_api.policies.coalescing import Flights
 from main_api.policies.ejection import CircuitBreakers
 from main_api.policies.retry import Retry, RetrySettings, Throttle
 from main_api.policies.scopes import RequireScopes
+from main_api.state.memory import MemoryStore
+from tests.main_api.policies.fakes import until, waiting
 
 A, B = Instance("s", "http://a.test"), Instance("s", "http://b.test")
 
@@ -36,11 +42,17 @@ def retry(throttle: Throttle | None = None, attempts: int = 3) -> Retry:
     return Retry(settings, throttle or Throttle(), attempt_timeout=1)
 
 
+def cache(store: MemoryStore) -> Cache:
+    # What a route says is fresh would be stored, if only it were whole.
+    return Cache(CacheSettings(lifetime=60), "s", store, Flights())
+
+
 # One maker per policy, with settings under which the call of `call()` passes, and a second one beside it.
 MAKERS: dict[str, Callable[[], Policy]] = {
     "admission.Admission": lambda: Admission(AdmissionSettings(2, 0)),
     "balance.Balance": lambda: Balance(lambda: (A, B)),
     "bulkhead.Bulkhead": lambda: Bulkhead(2),
+    "cache.Cache": lambda: cache(MemoryStore(1 << 20)),
     "ejection.CircuitBreakers": breakers,
     "retry.Retry": retry,
     "scopes.RequireScopes": lambda: RequireScopes({("decrypt", "true"): "parameters:decrypt"}),
@@ -385,3 +397,47 @@ def test_through_the_whole_chain_a_stream_gives_all_back_once() -> None:
         assert (body.closed, body.given_back) == (time, time)
         assert (in_flight(A), in_flight(B)) == (0, 0)
     assert in_service == [1, -1] * 3
+
+
+def test_a_streamed_reply_is_not_kept_and_the_next_one_asks_anew() -> None:
+    store = MemoryStore(1 << 20)
+    policy, bodies = cache(store), [Body(), Body()]
+
+    replies = [through(policy, body) for body in bodies]
+
+    assert store.used == 0
+    for reply, body in zip(replies, bodies, strict=True):
+        assert isinstance(reply.body, Stream)
+        reply.close()
+        assert (body.read, body.closed, body.given_back) == (0, 1, 1)
+
+
+def test_a_streamed_reply_is_for_its_asker_alone() -> None:
+    """Who joined the call that ended in a stream asks for one of its own."""
+    flights: Flights[Any] = Flights()
+    policy = Cache(CacheSettings(lifetime=60), "s", MemoryStore(1 << 20), flights)
+    joined, go = threading.Event(), threading.Event()
+    asked: list[Body] = []
+    lock = threading.Lock()
+
+    def proceed(_: Call) -> Reply:
+        body = Body()
+        with lock:
+            asked.append(body)
+        joined.set()
+        assert go.wait(10)
+        return Reply(200, body=Stream(body.pieces(), body.close))
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(policy, call(), proceed)
+        assert joined.wait(10)
+        second = threads.submit(policy, call(), proceed)
+        until(lambda: waiting(flights) == 1 or second.done())
+        go.set()
+        replies = [first.result(10), second.result(10)]
+
+    assert len(asked) == 2
+    for reply in replies:
+        assert isinstance(reply.body, Stream)
+        reply.close()
+    assert [(body.read, body.closed) for body in asked] == [(0, 1), (0, 1)]

@@ -215,13 +215,15 @@ def test_wrong_settings_are_all_told_and_nothing_starts() -> None:
             "gateway",
             GUNICORN_THREADS="0",
             TRUSTED_PROXIES="everybody",
-            REDIS_URL="redis://localhost",
+            REDIS_URL="redis://:secret-canary@",
+            OPERATIONS_PORT="9000",
             AUTHENTICATION="required",
         ),
     ):
         pass
-    for name in ("GUNICORN_THREADS", "TRUSTED_PROXIES", "REDIS_URL", "AUTHENTICATION"):
+    for name in ("GUNICORN_THREADS", "TRUSTED_PROXIES", "REDIS_URL", "OPERATIONS_PORT", "AUTHENTICATION"):
         assert name in str(ended.value)
+    assert "canary" not in str(ended.value)
     assert "Traceback" not in str(ended.value)
 
 

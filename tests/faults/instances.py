@@ -26,9 +26,12 @@ class Upstream:
         journal: Path | None = None,
         delay: float = 0.0,
         answer: str = "data",
+        cache_control: str = "",
     ) -> None:
         self.port = port or free_port()
         self._arguments = ["--port", str(self.port), "--delay", str(delay), "--answer", answer]
+        if cache_control:
+            self._arguments += ["--cache-control", cache_control]
         if journal is not None:
             self._arguments += ["--journal", str(journal)]
         self.process: subprocess.Popen[bytes] | None = None
@@ -93,10 +96,18 @@ class Upstream:
 
 @contextmanager
 def upstreams(
-    count: int, *, journal: Path | None = None, delay: float = 0.0, answer: str = "data"
+    count: int,
+    *,
+    journal: Path | None = None,
+    delay: float = 0.0,
+    answer: str = "data",
+    cache_control: str = "",
 ) -> Iterator[list[Upstream]]:
     """Run ``count`` upstreams that share a journal; all have ended when the block has."""
-    running = [Upstream(journal=journal, delay=delay, answer=answer) for _ in range(count)]
+    running = [
+        Upstream(journal=journal, delay=delay, answer=answer, cache_control=cache_control)
+        for _ in range(count)
+    ]
     try:
         for one in running:
             one.begin()

@@ -3,7 +3,8 @@
     python -m tests.faults.upstream --port 3001 --journal attempts --delay 0.05 --answer overloaded
 
 ``GET /health`` is always 200 at once and is never journaled. Anything else is written into the
-journal, waits ``--delay`` seconds and gets the answer that was chosen. Every answer carries the
+journal, waits ``--delay`` seconds and gets the answer that was chosen. ``--cache-control`` gives data that
+header, and a weak ``ETag`` of its target. Every answer carries the
 ``X-Request-ID`` that came, as the auxiliary's do.
 """
 
@@ -15,6 +16,7 @@ import signal
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -30,14 +32,20 @@ _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 
 
 class Behaviour:
-    """What the process does with a request: journal, delay in seconds, one of :data:`ANSWERS`."""
+    """What the process does with a request: journal, delay in seconds, one of :data:`ANSWERS`.
 
-    def __init__(self, answer: str = "data", delay: float = 0.0, journal: int | None = None) -> None:
+    ``cache_control`` is what data may be kept for; without it nothing is said.
+    """
+
+    def __init__(
+        self, answer: str = "data", delay: float = 0.0, journal: int | None = None, cache_control: str = ""
+    ) -> None:
         if answer not in ANSWERS:
             raise ValueError(f"answer is one of {', '.join(ANSWERS)}, not {answer}")
         self._answer = answer
         self._delay = delay
         self._journal = journal
+        self._cache_control = cache_control.encode()
 
     def __call__(self, head: bytes) -> bytes:
         """Give the whole answer to the request with this head; return when it is to be sent."""
@@ -59,6 +67,7 @@ class Behaviour:
         if self._answer == "503":
             return _answer(b"503 Service Unavailable", request_id, b"busy", b"text/plain")
         facts: dict[str, object]
+        more = b""
         if self._answer == "overloaded":
             facts = {"success": False, "error": "Busy", "code": "overloaded", "requestId": "x"}
             status = b"503 Service Unavailable"
@@ -66,14 +75,18 @@ class Behaviour:
             asked = {"id": request_id, "target": target, "method": method}
             facts = {"success": True, "data": {name: text.decode("latin-1") for name, text in asked.items()}}
             status = b"200 OK"
+            if self._cache_control:
+                more = b'Cache-Control: %s\r\nETag: W/"%x"\r\n' % (self._cache_control, zlib.crc32(target))
         facts["timestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-        return _answer(status, request_id, json.dumps(facts, separators=(",", ":")).encode())
+        return _answer(status, request_id, json.dumps(facts, separators=(",", ":")).encode(), more=more)
 
 
-def _answer(status: bytes, request_id: bytes, body: bytes, kind: bytes = b"application/json") -> bytes:
+def _answer(
+    status: bytes, request_id: bytes, body: bytes, kind: bytes = b"application/json", more: bytes = b""
+) -> bytes:
     head = b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n" % (status, kind, len(body))
     own = b"X-Service-Version: %s\r\nX-Request-ID: %s\r\n\r\n" % (VERSION.encode(), request_id)
-    return head + own + body
+    return head + more + own + body
 
 
 def serve_connection(connection: socket.socket, behave: Behaviour) -> None:
@@ -110,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     journal = None
     if options.journal:
         journal = os.open(options.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    behave = Behaviour(options.answer, options.delay, journal)
+    behave = Behaviour(options.answer, options.delay, journal, options.cache_control)
     # create_server sets SO_REUSEADDR: a restarted instance takes its port back at once.
     with socket.create_server((HOST, options.port), backlog=BACKLOG) as listener:
         print(f"listening on {HOST}:{listener.getsockname()[1]}", flush=True)
@@ -132,6 +145,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--delay", default=0.0, type=float, help="seconds before each answer")
     parser.add_argument("--answer", default="data", choices=ANSWERS, help="what is answered")
+    parser.add_argument("--cache-control", default="", help="what data says of being kept; adds an ETag too")
     return parser.parse_args(argv)
 
 

@@ -19,6 +19,7 @@ from chassis.settings import load
 from main_api.app import create_app
 from main_api.exchange import Call, Caller, Instance, Proceed
 from main_api.policies.admission import Admission, AdmissionSettings
+from main_api.policies.cache import Store
 from main_api.policies.retry import RetrySettings
 from main_api.routing.pipeline import Parts
 from main_api.routing.service import Service, ServiceNumbers
@@ -162,6 +163,9 @@ def service(send: Proceed, *urls: str, name: str = "s", **numbers: Any) -> Servi
     return Service(name, lambda: instances, send, replace(NUMBERS, **numbers), telemetry())
 
 
-def parts(*services: Service, slots: int = 16) -> Parts:
-    """Make what pipelines are built of: ``services``, and a process of ``slots`` without a queue."""
-    return Parts(Admission(AdmissionSettings(slots, 0)), {each.name: each for each in services})
+def parts(*services: Service, slots: int = 16, store: Store | None = None) -> Parts:
+    """Make what pipelines are built of: ``services``, and a process of ``slots`` without a queue.
+
+    No route has a cache, unless ``store`` is given.
+    """
+    return Parts(Admission(AdmissionSettings(slots, 0)), store, {each.name: each for each in services})

@@ -228,7 +228,7 @@ def test_the_share_of_the_service_is_the_one_that_is_set() -> None:
     def respond(_: requests.PreparedRequest) -> Answer:
         if len(codes) < 3:
             codes.append(None)
-            answer = app.test_client().get("/api/s3/buckets")
+            answer = app.test_client().get(f"/api/s3/buckets?prefix=inside-{len(codes)}")
             codes.append(answer.get_json().get("code"))
         return Answer(BODY)
 

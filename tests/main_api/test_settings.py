@@ -32,6 +32,7 @@ def test_an_empty_environment_gives_the_defaults_of_the_contract() -> None:
     assert made.trusted_proxies == ()
     assert made.authentication == "none"
     assert made.internal_token is None
+    assert (made.cache_bytes, made.redis_url) == (64 * 1024 * 1024, None)
     assert made.drain_seconds == 25
 
 
@@ -172,6 +173,70 @@ def test_what_is_no_origin_stops_the_start(origin: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "redis://cache",
+        "redis://cache:6379/",
+        "redis://cache:6379/3",
+        "redis://:p%40ss@cache/0",
+        "redis://user:word@[::1]:6379?db=2",
+        "rediss://user:word@cache.example:6380/0?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
+        "unix:///run/redis.sock",
+        "unix://user:word@/run/redis.sock?db=1",
+    ],
+)
+def test_addresses_of_redis_are_taken_as_they_are_and_can_be_used(url: str) -> None:
+    from main_api.state.redis_guard import connect
+
+    assert load(Settings, {"REDIS_URL": url}).redis_url == url
+    assert connect(url, 1).connection_pool.make_connection()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "canary",
+        "canary:6379",
+        "http://canary",
+        "redis:canary",
+        "redis://",
+        "redis://:canary@",
+        "redis://canary:0",
+        "redis://canary:65536",
+        "redis://canary:port",
+        "redis://u:canary#1@host",
+        "redis://u:canary/1@host",
+        "redis://u:can[ary@host",
+        "redis://host/canary",
+        "redis://host/1/canary",
+        "redis://host/1#canary",
+        "redis://host canary",
+        "redis://canary_*",
+        "redis://host?db=canary",
+        "redis://host?db=-1",
+        "redis://host?db=1&db=2",
+        "redis://host?db",
+        "redis://host?canary=1",
+        "redis://host?password=canary",
+        "redis://host?socket_timeout=10",
+        "redis://host?max_connections=1",
+        "redis://host?retry_on_timeout=yes",
+        "redis://host?ssl_cert_reqs=none",
+        "unix://",
+        "unix:///",
+        "unix://canary",
+        "unix:///run/redis.sock?timeout=1",
+    ],
+)
+def test_what_is_no_address_of_redis_stops_the_start_and_is_not_repeated(url: str) -> None:
+    [fault] = faults(REDIS_URL=url)
+
+    assert fault.startswith("REDIS_URL: ")
+    assert "canary" not in fault
+    assert "not available" not in fault
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("PORT", "0"),
@@ -305,7 +370,6 @@ def test_these_words_are_taken_as_they_are(name: str, value: str) -> None:
     ("name", "value"),
     [
         ("AUTHENTICATION", "required"),
-        ("REDIS_URL", "redis://localhost"),
         ("GATEWAY_CONFIG", "/etc/gateway.yaml"),
         ("OPERATIONS_PORT", "9000"),
     ],
@@ -329,7 +393,7 @@ def test_all_faults_are_told_at_once() -> None:
         "CORS_ORIGINS": "x",
         "TRUSTED_PROXIES": "x",
         "AUTHENTICATION": "required",
-        "REDIS_URL": "redis://x",
+        "REDIS_URL": "x",
         "INTERNAL_TOKEN": "x",
     }
 

@@ -62,6 +62,12 @@ def retry(telemetry: Telemetry, service: str) -> None:
     telemetry.retried(service, "bad_gateway")
 
 
+def lose_redis(telemetry: Telemetry, service: str) -> None:
+    # The states are of the whole process; the name of a service in their place keeps the samples apart.
+    telemetry.redis(service)
+    telemetry.redis(service)
+
+
 def spend(telemetry: Telemetry, service: str) -> None:
     telemetry.tokens(service, 50.0)
     telemetry.tokens(service, 48.5)
@@ -98,6 +104,7 @@ ONE = f'instance="{INSTANCE}",service="S"'
             },
         ),
         (Telemetry.throttled, {'upstream_retries_throttled_total{service="S"}': 1}),
+        (lose_redis, {'redis_changes_total{state="S"}': 2}),
         (spend, {'upstream_retry_tokens{service="S"}': 48.5}),
         (fly, {f"upstream_in_flight{{{ONE}}}": 2}),
         (

@@ -1,12 +1,15 @@
 """What the tests of the policies share: a clock that stands still, calls by it, and ends for a chain."""
 
+import select
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 from main_api import errors
 from main_api.errors import GatewayError, ServiceRefused
 from main_api.exchange import Call, Caller, Instance, Proceed, Reply, Stream
+from main_api.policies.coalescing import Flights
 from tests.main_api.support import call
 
 ALMOST_ONE = 1 - 2**-53
@@ -89,3 +92,16 @@ def kinds_of_error() -> set[type[GatewayError]]:
 def error_of(kind: type[GatewayError], **facts: Any) -> GatewayError:
     """Make an error of ``kind``."""
     return ServiceRefused(404, "parameter_not_found", "none") if kind is ServiceRefused else kind(**facts)
+
+
+def waiting(flights: Flights[Any]) -> int:
+    """Count who waits for another's call."""
+    return sum(each.waiting for each in list(flights._flights.values()))
+
+
+def until(done: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Let the other threads run until ``done``."""
+    end = monotonic() + seconds
+    while not done():
+        assert monotonic() < end, "it never came to that"
+        select.select((), (), (), 0.0005)

@@ -661,7 +661,7 @@ def test_an_error_shows_the_version_at_hand_else_the_last_one_learnt_else_unknow
     assert shown() == "3.0.0"
 
 
-def test_of_the_auxiliarys_headers_only_tag_and_cache_control_are_passed() -> None:
+def test_of_the_auxiliarys_headers_only_those_for_caches_are_passed() -> None:
     headers = {
         "ETag": 'W/"abc"',
         "Cache-Control": "max-age=5, stale-if-error=300",
@@ -689,6 +689,7 @@ def test_of_the_auxiliarys_headers_only_tag_and_cache_control_are_passed() -> No
         "Content-Length",
         "ETag",
         "Cache-Control",
+        "Cache-Status",
         "Content-Security-Policy",
         "X-Content-Type-Options",
         "Referrer-Policy",

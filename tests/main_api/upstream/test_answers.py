@@ -105,6 +105,19 @@ def test_a_body_passes_only_from_brace_to_brace(body: bytes) -> None:
     assert passed is whole
 
 
+@pytest.mark.parametrize("name", ["If-None-Match", "If-Modified-Since"])
+def test_a_304_passes_where_our_call_named_a_tag(name: str) -> None:
+    fields = (("ETag", 'W/"a"'), ("X-Service-Version", "3.0.0"))
+    check = Checked(lambda _: Reply(304, fields), AUXILIARY, Versions("main-api", "1", [AUXILIARY]))
+    asked = call(headers=(("traceparent", "x"), (name, 'W/"a"')))
+
+    if name == "If-None-Match":
+        assert (check(asked).status, check(asked).headers) == (304, fields)
+    else:
+        with pytest.raises(Malformed):
+            check(asked)
+
+
 def test_a_stream_is_no_data_that_can_be_enveloped() -> None:
     closed: list[int] = []
     stream = Stream(iter([BODY]), lambda: closed.append(1))
