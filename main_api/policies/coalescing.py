@@ -9,8 +9,9 @@ from main_api.errors import GatewayTimeout
 
 T = TypeVar("T")
 
-# One that fails may have failed by itself (its deadline, a lost connection); two have not.
+# One that fails may have failed by itself (a lost connection, an end of its thread); two have not.
 _FAILURES_MOST = 2
+_COUNTERS = 256
 
 
 class _Flight(Generic[T]):
@@ -27,17 +28,29 @@ class Flights(Generic[T]):
     """One call per key at a time: the first asker leads, the others wait for what it gets.
 
     When the leader fails, exactly one of the waiting leads in its place, the others go on waiting; what
-    a second one fails with, all of them get. Each waits no longer than its own deadline.
+    a second one fails with, all of them get. A leader that had less time than it took has failed for
+    itself alone. Each waits no longer than its own deadline. (Go's ``singleflight``, with these added.)
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._flights: dict[str, _Flight[T]] = {}
+        self._landings = [0] * _COUNTERS
 
     def __len__(self) -> int:
-        """Give the number of calls under way."""
+        """Give the number of calls under way that others may join."""
         return len(self._flights)
+
+    def landings(self, key: str) -> int:
+        """Give a number that is another one after a call for ``key`` has succeeded."""
+        return self._landings[hash(key) % _COUNTERS]
+
+    def part(self, wanted: Callable[[str], bool]) -> None:
+        """Have nobody else join what is under way for a ``wanted`` key: it may be from before a change."""
+        with self._lock:
+            for key in [key for key in self._flights if wanted(key)]:
+                del self._flights[key]
 
     def share(self, key: str, deadline: float, ask: Callable[[], T]) -> tuple[T, bool]:
         """Give what ``ask`` gives, and whether another one asked.
@@ -53,42 +66,50 @@ class Flights(Generic[T]):
             else:
                 with flight.turned:
                     flight.waiting += 1
-        if not leads and not self._wait(flight, deadline):
+        if not leads and not self._wait(key, flight, deadline):
             if flight.error is not None:
-                raise flight.error
+                raise _own(flight.error)
             return flight.landed[0], True
-        return self._lead(key, flight, ask), False
+        return self._lead(key, flight, deadline, ask), False
 
-    def _wait(self, flight: _Flight[T], deadline: float) -> bool:
+    def _wait(self, key: str, flight: _Flight[T], deadline: float) -> bool:
         """Wait for the outcome; True when this one is to lead instead."""
         with flight.turned:
-            try:
-                while not flight.landed and flight.error is None:
-                    if not flight.led:
-                        flight.led = True
-                        return True
-                    left = deadline - self._clock()
-                    if left <= 0:
-                        raise GatewayTimeout(cause="another request's call took too long")
-                    flight.turned.wait(left)
-                return False
-            finally:
+            while not flight.landed and flight.error is None:
+                left = deadline - self._clock()
+                if left <= 0:
+                    break
+                if not flight.led:
+                    flight.led = True
+                    flight.waiting -= 1
+                    return True
+                flight.turned.wait(left)
+            else:
                 flight.waiting -= 1
+                return False
+        with self._lock, flight.turned:
+            flight.waiting -= 1
+            if not flight.led and not flight.waiting:
+                # Its leader failed, and nobody is left to take its place.
+                self._end(key, flight)
+        raise GatewayTimeout(cause="another request's call took too long")
 
-    def _lead(self, key: str, flight: _Flight[T], ask: Callable[[], T]) -> T:
+    def _lead(self, key: str, flight: _Flight[T], deadline: float, ask: Callable[[], T]) -> T:
         try:
             found = ask()
         except BaseException as error:
-            self._failed(key, flight, error)
+            counts = not (isinstance(error, GatewayTimeout) and self._clock() >= deadline)
+            self._failed(key, flight, error, counts)
             raise
         with self._lock, flight.turned:
+            self._landings[hash(key) % _COUNTERS] += 1
             flight.landed.append(found)
             self._end(key, flight)
         return found
 
-    def _failed(self, key: str, flight: _Flight[T], error: BaseException) -> None:
+    def _failed(self, key: str, flight: _Flight[T], error: BaseException, counts: bool) -> None:
         with self._lock, flight.turned:
-            flight.failures += 1
+            flight.failures += counts
             flight.led = False
             if not flight.waiting:
                 self._end(key, flight)
@@ -101,3 +122,10 @@ class Flights(Generic[T]):
         if self._flights.get(key) is flight:
             del self._flights[key]
         flight.turned.notify_all()
+
+
+def _own(error: Exception) -> Exception:
+    """Copy an error: raised in several threads at once, one object would collect all their tracebacks."""
+    made = error.__class__.__new__(error.__class__, *error.args)
+    made.__dict__.update(error.__dict__)
+    return made

@@ -52,7 +52,8 @@ def seconds(argument: str | None) -> float | None:
         return None
     if not (argument.isascii() and argument.isdigit()):
         return 0.0
-    return float(_SECONDS_MOST if len(argument) > 10 else min(int(argument), _SECONDS_MOST))
+    digits = argument.lstrip("0") or "0"
+    return float(_SECONDS_MOST if len(digits) > 10 else min(int(digits), _SECONDS_MOST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,9 @@ def storable(reply: Reply, asked_at: float, now: float, lifetime: float | None =
     fresh = lifetime if lifetime is not None else _lifetime(found)
     if fresh is None or "no-store" in found or "private" in found:
         return None
-    # 4.2.3, without comparing the clocks of two machines: what its sender said, and the time on the way.
-    initial = (seconds(reply.header("Age")) or 0.0) + (now - asked_at)
+    # 4.2.3, without comparing the clocks of two machines: what its sender said, and the time on the way,
+    # which a clock that was set back meanwhile makes 0.
+    initial = _said_age(reply) + max(0.0, now - asked_at)
     return Entry(
         status=reply.status,
         headers=kept_headers(reply.headers),
@@ -163,6 +165,11 @@ def kept_headers(headers: Headers) -> Headers:
         for name in value.split(",")
     }
     return tuple((key, value) for key, value in headers if key.lower() not in _NOT_STORED | hop)
+
+
+def _said_age(reply: Reply) -> float:
+    """Give the sender's ``Age``: of a list the first, and 0 for what is no number (5.1)."""
+    return seconds((reply.header("Age") or "0").partition(",")[0].strip()) or 0.0
 
 
 def _lifetime(found: Mapping[str, str]) -> float | None:

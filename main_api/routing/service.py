@@ -20,6 +20,7 @@ from main_api.policies.circuit_breaker import Breaker, BreakerSettings, Change
 from main_api.policies.coalescing import Flights
 from main_api.policies.ejection import CircuitBreakers
 from main_api.policies.instance_health import HealthThresholds, InstanceHealth
+from main_api.policies.invalidation import Invalidation
 from main_api.policies.retry import Retry, RetrySettings, Throttle
 from main_api.telemetry import Telemetry
 
@@ -83,6 +84,7 @@ class Service:
         self._numbers = numbers
         self._telemetry = telemetry
         self._flights: Flights[Fetched] = Flights()
+        self._invalidation = Invalidation()
         try:
             self._make()
         except ValueError as error:
@@ -127,6 +129,7 @@ class Service:
             self.name,
             store,
             self._flights,
+            self._invalidation,
             told=lambda result: self._telemetry.cached(self.name, result),
         )
 

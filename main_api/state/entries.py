@@ -1,6 +1,7 @@
 """A stored answer, and its form as bytes."""
 
 import json
+import math
 from dataclasses import dataclass
 
 from main_api.exchange import Headers
@@ -47,6 +48,7 @@ def pack(entry: Entry) -> bytes:
             entry.stale_if_error,
             entry.validate_always,
             entry.never_stale,
+            len(entry.body),
         ],
         separators=(",", ":"),
     ).encode()
@@ -57,8 +59,14 @@ def unpack(data: bytes) -> Entry | None:
     """Read what :func:`pack` wrote; None for anything else."""
     end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
     try:
-        version, status, headers, born, lifetime, stale, always, never = json.loads(data[_LENGTH_BYTES:end])
-        if version != VERSION:
+        facts = json.loads(data[_LENGTH_BYTES:end])
+        version, status, headers, born, lifetime, stale, always, never, length = facts
+        # NaN compares with nothing, so that an entry with it would be fresh for ever.
+        if (
+            version != VERSION
+            or len(data) - end != length
+            or not all(map(math.isfinite, (born, lifetime, stale)))
+        ):
             return None
         return Entry(
             status=int(status),

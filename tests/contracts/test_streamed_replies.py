@@ -24,6 +24,7 @@ from main_api.policies.cache import Cache, CacheSettings
 from main_api.policies.circuit_breaker import Breaker, BreakerSettings, State
 from main_api.policies.coalescing import Flights
 from main_api.policies.ejection import CircuitBreakers
+from main_api.policies.invalidation import Invalidation
 from main_api.policies.retry import Retry, RetrySettings, Throttle
 from main_api.policies.scopes import RequireScopes
 from main_api.state.memory import MemoryStore
@@ -44,7 +45,7 @@ def retry(throttle: Throttle | None = None, attempts: int = 3) -> Retry:
 
 def cache(store: MemoryStore) -> Cache:
     # What a route says is fresh would be stored, if only it were whole.
-    return Cache(CacheSettings(lifetime=60), "s", store, Flights())
+    return Cache(CacheSettings(lifetime=60), "s", store, Flights(), Invalidation())
 
 
 # One maker per policy, with settings under which the call of `call()` passes, and a second one beside it.
@@ -415,7 +416,7 @@ def test_a_streamed_reply_is_not_kept_and_the_next_one_asks_anew() -> None:
 def test_a_streamed_reply_is_for_its_asker_alone() -> None:
     """Who joined the call that ended in a stream asks for one of its own."""
     flights: Flights[Any] = Flights()
-    policy = Cache(CacheSettings(lifetime=60), "s", MemoryStore(1 << 20), flights)
+    policy = Cache(CacheSettings(lifetime=60), "s", MemoryStore(1 << 20), flights, Invalidation())
     joined, go = threading.Event(), threading.Event()
     asked: list[Body] = []
     lock = threading.Lock()

@@ -27,6 +27,7 @@ from main_api.errors import (
 from main_api.exchange import Call, Caller, Headers, Proceed, Reply
 from main_api.policies.cache import Cache, CacheSettings, Fetched
 from main_api.policies.coalescing import Flights
+from main_api.policies.invalidation import Invalidation
 from main_api.state.entries import Entry, pack
 from main_api.state.memory import MemoryStore
 from tests.main_api.policies.fakes import Clock, failing, streaming, until, waiting
@@ -93,12 +94,13 @@ class Made:
         self.clock = Clock()
         self.store = MemoryStore(size, self.clock)
         self.flights: Flights[Fetched] = Flights(self.clock)
+        self.invalidation = Invalidation()
         self.told: list[str] = []
         self.cache = self.of("s", lifetime)
 
     def of(self, service: str, lifetime: float | None = None) -> Cache:
         settings = CacheSettings(lifetime=lifetime)
-        return Cache(settings, service, self.store, self.flights, told=self.told.append)
+        return Cache(settings, service, self.store, self.flights, self.invalidation, told=self.told.append)
 
     def ask(
         self,
@@ -819,7 +821,7 @@ def test_a_listener_that_fails_leaves_no_reply_unclosed() -> None:
     def tell(_: str) -> None:
         raise OSError("no space left on device")
 
-    cache = Cache(CacheSettings(), "s", made.store, made.flights, told=tell)
+    cache = Cache(CacheSettings(), "s", made.store, made.flights, made.invalidation, told=tell)
     with pytest.raises(OSError, match="space"):
         cache(replace(call("/p"), deadline=made.clock.now + 5), origin)
 

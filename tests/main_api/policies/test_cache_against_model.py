@@ -24,6 +24,7 @@ from main_api.errors import (
 from main_api.exchange import Call, Caller, Reply
 from main_api.policies.cache import Cache, CacheSettings
 from main_api.policies.coalescing import Flights
+from main_api.policies.invalidation import Invalidation
 from main_api.state.memory import MemoryStore
 from tests.main_api.policies.fakes import Clock
 from tests.main_api.support import call
@@ -188,7 +189,9 @@ class Model:
         elif not wanted.no_store:
             self.copies.pop(key, None)
         way = f"fwd={why}; fwd-status={304 if confirmed else 200}" + ("; stored" if may else "")
-        return ("first hand", version, world.said.age, way, (tag,))
+        # 4.2.3: what is kept has the time on its way in its age, what is passed on says what its sender said.
+        old = None if world.said.age is None else int(world.said.age + (world.delay if may else 0))
+        return ("first hand", version, old, way, (tag,))
 
 
 def lifetime(said: Said) -> int:
@@ -267,7 +270,9 @@ class Real:
         self.world = world
         self.chance = chance
         self.clock = Clock(world.clock.now)
-        self.cache = Cache(CacheSettings(), "s", MemoryStore(1 << 20, self.clock), Flights(self.clock))
+        self.cache = Cache(
+            CacheSettings(), "s", MemoryStore(1 << 20, self.clock), Flights(self.clock), Invalidation()
+        )
         self.tags: list[int | None] = []
 
     def origin(self, asked: Call) -> Reply:
