@@ -1,18 +1,21 @@
 """SSM parameters."""
 
 from main_api.blueprints import AUXILIARY
+from main_api.policies.cache import CacheSettings
 from main_api.routing.route import Documentation, Route, ToService
 from main_api.schemas.answers import ParameterEnvelope, ParametersEnvelope
 from main_api.schemas.query import ParameterQuery, ParametersQuery
 
 DECRYPTION = {("decrypt", "true"): "parameters:decrypt"}
+# A plain value is in no store, whatever its answer says of keeping it.
+CACHE = CacheSettings(bypass=frozenset(DECRYPTION))
 
 ROUTES = (
     Route(
         name="parameters-list",
         rule="/api/parameters/list",
         query=ParametersQuery,
-        end=ToService(AUXILIARY, "/aws/parameters/list", DECRYPTION, whole_list=True),
+        end=ToService(AUXILIARY, "/aws/parameters/list", DECRYPTION, whole_list=True, cache=CACHE),
         documentation=Documentation(
             "List the project's SSM parameters",
             ParametersEnvelope,
@@ -26,7 +29,7 @@ ROUTES = (
         name="parameters-get",
         rule="/api/parameters",
         query=ParameterQuery,
-        end=ToService(AUXILIARY, "/aws/parameters", DECRYPTION),
+        end=ToService(AUXILIARY, "/aws/parameters", DECRYPTION, cache=CACHE),
         documentation=Documentation(
             "Get one SSM parameter",
             ParameterEnvelope,

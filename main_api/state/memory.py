@@ -9,7 +9,7 @@ from time import monotonic
 from main_api.state.entries import Entry, pack, unpack
 
 # What the dictionary holds beside key and value: its slot, a link of the order, the value's reference.
-_PLACE_BYTES = 250
+_PLACE_BYTES = 320
 # A larger share would let one answer push out all others.
 _SHARE = 8
 

@@ -20,6 +20,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 HOST = "127.0.0.1"
@@ -486,11 +487,16 @@ def _drive(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one load and print its table."""
     options = arguments(argv)
+    target = partial(_numbered, options.target) if "{}" in options.target else options.target
     if options.rate:
-        result = open_loop(options.port, options.target, options.rate, options.seconds, options.connections)
+        result = open_loop(options.port, target, options.rate, options.seconds, options.connections)
     else:
-        result = closed(options.port, options.target, options.connections, options.count, options.seconds)
+        result = closed(options.port, target, options.connections, options.count, options.seconds)
     print(result.table())
+
+
+def _numbered(target: str, number: int) -> str:
+    return target.replace("{}", str(number))
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -501,7 +507,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--port", required=True, type=int, help="port to ask")
-    parser.add_argument("--target", default="/api/health", help="path and query to ask for")
+    parser.add_argument("--target", default="/api/health", help="path and query to ask for; {} is its number")
     parser.add_argument("--connections", default=8, type=int, help="connections, with --rate at most")
     parser.add_argument("--count", default=2000, type=int, help="requests; not with --rate")
     parser.add_argument("--seconds", default=60.0, type=float, help="stop sending after so long")

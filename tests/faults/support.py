@@ -16,6 +16,11 @@ READ = "/api/parameters?name=tag/"
 _TELL_OF_FAULTS = ("main_api.upstream.client", "main_api.upstream.answers", "main_api.policies.ejection")
 
 
+def tag(number: int) -> str:
+    """Make the target of a request that no other one is like: those that ask the same share one call."""
+    return f"{READ}{number}"
+
+
 def per_form(short: int, long: int) -> int:
     """Choose a number by the form that was asked for."""
     return long if LONG else short

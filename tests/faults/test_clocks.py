@@ -12,7 +12,7 @@ import pytest
 from tests.end_to_end.processes import Server, request, until
 from tests.faults import load
 from tests.faults.instances import Upstream, upstreams
-from tests.faults.support import READ, changes, gateway
+from tests.faults.support import READ, changes, gateway, tag
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
@@ -71,7 +71,7 @@ def test_requests_and_their_answers_go_on(tmp_path: Path, hours: int) -> None:
                 at[0] += 0.5
                 clock.move(next(moves, hours))
 
-        result = load.closed(server.port, f"{READ}1", 8, 10**9, seconds=3, each=move)
+        result = load.closed(server.port, tag, 8, 10**9, seconds=3, each=move)
 
         assert hours_off(server) == hours
         assert dict(result.statuses) == {200: result.done}

@@ -9,14 +9,10 @@ import pytest
 from tests.end_to_end.processes import Server, request, until
 from tests.faults import load
 from tests.faults.instances import Upstream, attempts, upstreams
-from tests.faults.support import READ, changes, gateway, metric, per_form, say
+from tests.faults.support import READ, changes, gateway, metric, per_form, say, tag
 
 KILL_EVERY = 2.0
 DOWN = 0.5
-
-
-def tag(number: int) -> str:
-    return f"{READ}{number}"
 
 
 def own(request_id: str, target: str, body: bytes) -> bool:

@@ -8,7 +8,7 @@ from tests.end_to_end import stand_in
 from tests.end_to_end.processes import ROOT, Server, free_port, quick, request, servers
 from tests.faults import load
 from tests.faults.instances import upstreams
-from tests.faults.support import READ, gateway, metric, per_form, say
+from tests.faults.support import READ, gateway, metric, per_form, say, tag
 
 NO_BREAKER = {"BREAKER_FAILURES_IN_A_ROW": "100000", "BREAKER_MINIMUM_CALLS": "100000"}
 
@@ -17,7 +17,7 @@ def test_liveness_answers_while_every_upstream_hangs_and_clients_keep_asking() -
     with upstreams(3) as instances, gateway(instances, **NO_BREAKER) as server:
         for each in instances:
             each.stop()
-        command = ["--port", str(server.port), "--target", f"{READ}1", "--connections", "200"]
+        command = ["--port", str(server.port), "--target", f"{READ}{{}}", "--connections", "200"]
         # In a process of its own: what is measured here must not wait for the generator's turn.
         asking = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.load", *command, "--count", "1000000", "--seconds", "20"],
@@ -51,9 +51,9 @@ def test_liveness_answers_while_every_upstream_hangs_and_clients_keep_asking() -
 def test_three_times_the_capacity_costs_hardly_any_of_it_and_is_soon_forgotten() -> None:
     seconds = per_form(20, 60)
     with upstreams(2, delay=0.1) as instances, gateway(instances, GUNICORN_THREADS="8") as server:
-        peak = load.closed(server.port, f"{READ}1", 8, 10**9, seconds=5).rate()
+        peak = load.closed(server.port, tag, 8, 10**9, seconds=5).rate()
 
-        offered = load.open_loop(server.port, f"{READ}1", 3 * peak, seconds, 400)
+        offered = load.open_loop(server.port, tag, 3 * peak, seconds, 400)
 
         accepted = offered.statuses[200] / offered.seconds
         say(f"peak {peak:.0f} a second, accepted {accepted:.0f} of {3 * peak:.0f}; {offered.table()}")
@@ -63,18 +63,18 @@ def test_three_times_the_capacity_costs_hardly_any_of_it_and_is_soon_forgotten()
         assert accepted >= 0.9 * peak
         assert metric(server, "admission_refused_total") == offered.statuses[503]
 
-        after = load.open_loop(server.port, f"{READ}1", peak / 2, 5, 100)
+        after = load.open_loop(server.port, tag, peak / 2, 5, 100)
         say(f"afterwards at half the peak: {dict(after.statuses)}, {after.timeline}")
         assert after.timeline[4] >= 0.9 * peak / 2
         assert after.percentile(200, 99) < 2
-        last = load.open_loop(server.port, f"{READ}1", peak / 2, 2, 100)
+        last = load.open_loop(server.port, tag, peak / 2, 2, 100)
         assert set(last.statuses) == {200}
         assert metric(server, "admission_in_service") == metric(server, "admission_waiting") == 0
 
 
 def test_a_full_bulkhead_refuses_at_once_and_leaves_the_other_slots_alone() -> None:
     with upstreams(1, delay=0.2) as instances, gateway(instances, BULKHEAD="2") as server:
-        result = load.closed(server.port, f"{READ}1", 6, 60, seconds=30)
+        result = load.closed(server.port, tag, 6, 60, seconds=30)
 
         assert set(result.statuses) == {200, 503}
         assert set(result.codes) == {"overloaded"}
@@ -96,8 +96,8 @@ def test_a_hanging_aws_leaves_the_breaker_closed() -> None:
     ):
         server = running["gateway"]
         # The first ones wait for the AWS clients to be made, and for eight threads at once.
-        load.closed(server.port, f"{READ}first", 8, 8, seconds=30)
-        result = load.closed(server.port, lambda number: f"{READ}{number}", 8, 60, seconds=60)
+        load.closed(server.port, lambda number: f"{READ}first-{number}", 8, 8, seconds=30)
+        result = load.closed(server.port, tag, 8, 60, seconds=60)
 
         say(result.table())
         assert dict(result.codes) == {"aws_timeout": 60}

@@ -1,10 +1,9 @@
 """The cache against a slow and obvious model of the rules, over random sequences.
 
-The model never reads a header: it knows the facts that the headers were written from. ``LONG=1`` has
-20,000 sequences instead of 500.
+The model never reads a header: it knows the facts that the headers were written from. ``make faults`` has
+20,000 sequences of each kind.
 """
 
-import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from main_api.state.memory import MemoryStore
 from tests.main_api.policies.fakes import Clock
 from tests.main_api.support import call
 
-SEQUENCES = 20_000 if os.environ.get("LONG") else 500
+SEQUENCES = 500
 STEPS = 30
 BAD = -1  # an argument that is no number
 
