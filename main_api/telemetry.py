@@ -80,7 +80,7 @@ class Telemetry:
         self._tokens.labels(service).set(left)
 
     def cached(self, service: str, result: str) -> None:
-        """Count an answer: ``hit``, ``miss``, ``validated``, ``collapsed``, ``stale`` or ``uncacheable``."""
+        """Count an answer by what the cache did; :class:`main_api.policies.cache.Cache` has the words."""
         self._cached.labels(service, result).inc()
 
     def redis(self, state: str) -> None:

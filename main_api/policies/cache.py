@@ -96,7 +96,7 @@ class Cache:
     One key is asked for by one call at a time, whatever number of requests want it; who sends ``no-cache``
     or ``no-store`` asks alone. When asking fails, the last answer stands in if its service allowed it.
     What was done is in ``Cache-Status``. ``told`` is called with ``hit``, ``miss``, ``validated``,
-    ``collapsed``, ``stale`` or ``uncacheable``, once for each answer.
+    ``collapsed``, ``stale``, ``uncacheable`` or ``bypass``, once for each answer.
     """
 
     def __init__(
@@ -120,9 +120,10 @@ class Cache:
         """Answer from the store or by ``proceed``."""
         if call.method != "GET":
             return self._pass(call, proceed)
+        asked = Asked.of(call.client_header("Cache-Control"))
         if not self._settings.bypass.isdisjoint(call.query):
-            return _said(proceed(call), "fwd=bypass")
-        wish = _Wish(call, proceed, Asked.of(call.client_header("Cache-Control")), self._key(call))
+            return self._bypass(call, asked, proceed)
+        wish = _Wish(call, proceed, asked, self._key(call))
         # Before looking: who finds nothing, and then finds that an answer came meanwhile, looks again.
         landings = self._flights.landings(wish.key)
         entry, now = self._look(wish), self._store.now()
@@ -131,13 +132,28 @@ class Cache:
             self._told("hit")
             return _given(entry, now, "hit")
         if decision.use is Use.REFUSE:
-            raise GatewayTimeout("Nothing is stored that may be given")
+            raise _nothing_stored()
         try:
             if wish.asked.no_cache or wish.asked.no_store:
                 return self._answer(self._fetch(wish, entry, alone=True), decision.reason)
             return self._share(wish, entry, decision.reason, landings)
         except ServiceError as error:
             return self._stand_in(wish, decision.reason, error)
+
+    def _bypass(self, call: Call, asked: Asked, proceed: Proceed) -> Reply:
+        if asked.only_if_cached:
+            raise _nothing_stored()
+        reply = proceed(call)
+        self._tell_of(reply, "bypass")
+        return _said(reply, "fwd=bypass")
+
+    def _tell_of(self, reply: Reply, result: str) -> None:
+        """Tell, and let go of ``reply`` should that fail: what is held for it would stay held."""
+        try:
+            self._told(result)
+        except BaseException:
+            reply.close()
+            raise
 
     def _look(self, wish: _Wish) -> Entry | None:
         return None if wish.asked.no_store else self._store.get(wish.key)
@@ -152,10 +168,16 @@ class Cache:
             return self._fetch(wish, newer)
 
         found, collapsed = self._flights.share(wish.key, wish.call.deadline, fetch)
-        if collapsed and (found.entry is None or found.entry.validate_always):
+        if collapsed and not self._for_others(wish, found):
             # The answer was for its asker alone, so each of the others asks for its own.
             found, collapsed = self._fetch(wish, self._look(wish)), False
         return self._answer(found, reason, collapsed=collapsed)
+
+    def _for_others(self, wish: _Wish, found: Fetched) -> bool:
+        """Whether what another request got may be given for ``wish`` too."""
+        if found.entry is None or found.entry.validate_always:
+            return False
+        return not found.hit or decide(wish.asked, found.entry, self._store.now()).use is Use.STORED
 
     def _answer(self, found: Fetched, reason: str, *, collapsed: bool = False) -> Reply:
         """Make the answer of what was fetched; ``collapsed``: by another request."""
@@ -165,11 +187,7 @@ class Cache:
             return _given(found.entry, now, "hit")
         did = f"fwd={reason}; " + ("collapsed" if collapsed else f"fwd-status={found.status}")
         if found.reply is not None:
-            try:
-                self._told("uncacheable")
-            except BaseException:
-                found.reply.close()
-                raise
+            self._tell_of(found.reply, "uncacheable")
             return _said(found.reply, did)
         assert found.entry is not None  # noqa: S101 - one of the two is there
         self._told("collapsed" if collapsed else "validated" if found.status == 304 else "miss")
@@ -193,7 +211,7 @@ class Cache:
             except BaseException:
                 reply.close()
                 raise
-        if alone and found.stored:
+        if alone and not wish.asked.no_store:
             # Newer than what others may be waiting for: whoever comes now is not to join them.
             self._flights.part(wish.key.__eq__)
         return found
@@ -213,8 +231,10 @@ class Cache:
         lifetime = self._settings.lifetime
         made = None if wish.asked.no_store else storable(answer, asked_at, self._store.now(), lifetime)
         if made is None:
-            if predecessor:
-                self._invalidation.keep(reading, partial(self._store.drop, wish.key))
+            if not wish.asked.no_store:
+                # Without one before it there is nothing to forget, and still an older one not to be kept.
+                forget = partial(self._store.drop, wish.key) if predecessor else _nothing
+                self._invalidation.keep(reading, forget)
             if confirmed is not None:
                 # Not to be kept any longer; it may still be given, this once.
                 reply.close()
@@ -271,6 +291,13 @@ def _ask(wish: _Wish, entry: Entry | None) -> tuple[Reply, Entry | None]:
     # RFC 9111, 4.3.4: it speaks of another answer than we have.
     reply.close()
     return wish.proceed(wish.call), None
+
+
+def _nothing() -> None: ...
+
+
+def _nothing_stored() -> GatewayTimeout:
+    return GatewayTimeout("Nothing is stored that may be given")
 
 
 def _bare(tag: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Generic, TypeVar
 
+from chassis.errors import ServiceError
 from main_api.errors import GatewayTimeout
 
 T = TypeVar("T")
@@ -125,7 +126,12 @@ class Flights(Generic[T]):
 
 
 def _own(error: Exception) -> Exception:
-    """Copy an error: raised in several threads at once, one object would collect all their tracebacks."""
+    """Copy an error: raised in several threads at once, one object would collect all their tracebacks.
+
+    What is none of ours is a bug, and may be made in any way: it stays the one that it is.
+    """
+    if not isinstance(error, ServiceError):
+        return error
     made = error.__class__.__new__(error.__class__, *error.args)
     made.__dict__.update(error.__dict__)
     return made

@@ -98,8 +98,10 @@ class Made:
         self.told: list[str] = []
         self.cache = self.of("s", lifetime)
 
-    def of(self, service: str, lifetime: float | None = None) -> Cache:
-        settings = CacheSettings(lifetime=lifetime)
+    def of(
+        self, service: str, lifetime: float | None = None, bypass: Iterable[tuple[str, str]] = ()
+    ) -> Cache:
+        settings = CacheSettings(lifetime=lifetime, bypass=frozenset(bypass))
         return Cache(settings, service, self.store, self.flights, self.invalidation, told=self.told.append)
 
     def ask(
@@ -205,6 +207,66 @@ def test_a_stale_answer_that_is_confirmed_is_fresh_again_with_the_new_fields() -
         }
     assert made.told == ["miss", "validated", "hit", "validated"]
     assert origin.closed == 3
+
+
+def test_a_confirmation_of_another_tag_leads_to_one_unconditional_call() -> None:
+    """RFC 9111, 4.3.4: it says nothing of what we have, so that the answer has to be asked for."""
+    made = Made()
+    made.ask(Origin(*control("max-age=60", ETag='"a"')))
+    made.clock.now += 100
+    stati, tags, closed = [304, 200], list[str | None](), list[int]()
+
+    def proceed(asked: Call) -> Reply:
+        tags.append(dict(asked.headers).get("If-None-Match"))
+        # What the first holds, a slot of the bulkhead for one, is free for the second.
+        assert len(closed) == len(tags) - 1
+        status = stati.pop(0)
+        reply = Reply(status, control("max-age=60", ETag='"b"'), b"" if status == 304 else b"new")
+        reply.on_close(lambda: closed.append(status))
+        return reply
+
+    reply = made.ask(proceed)
+    again = made.ask(failing(AssertionError("it was asked")))
+
+    assert tags == ['"a"', None]
+    assert closed == [304, 200]
+    assert (reply.status, reply.body, reply.header("ETag")) == (200, b"new", '"b"')
+    assert said(reply) == "fwd=stale; fwd-status=200; stored; ttl=60"
+    assert (again.body, again.header("ETag"), said(again)) == (b"new", '"b"', "hit; ttl=60")
+    assert made.told == ["miss", "miss", "hit"]
+
+
+def test_a_failure_of_the_call_after_a_confirmation_of_another_tag_is_one_of_asking() -> None:
+    made, closed = kept(ETag='"a"'), list[int]()
+
+    def proceed(asked: Call) -> Reply:
+        if "If-None-Match" not in dict(asked.headers):
+            raise BrokenOff
+        reply = Reply(304, (("ETag", '"b"'),))
+        reply.on_close(lambda: closed.append(304))
+        return reply
+
+    reply = made.ask(proceed)
+
+    assert (reply.header("ETag"), said(reply)) == ('"a"', "fwd=stale; detail=bad_gateway; ttl=-1")
+    assert closed == [304]
+
+
+@pytest.mark.parametrize("ours", ['W/"a"', '"a"'])
+@pytest.mark.parametrize("theirs", ['W/"a"', '"a"'])
+def test_a_weak_tag_and_a_strong_one_of_the_same_name_confirm_each_other(ours: str, theirs: str) -> None:
+    """RFC 9110, 13.1.2: If-None-Match compares weakly."""
+    made, origin = Made(), Origin(*control("max-age=60", ETag=ours))
+    made.ask(origin)
+    made.clock.now += 100
+    origin.says = Reply(304, (("ETag", theirs),))
+
+    reply = made.ask(origin)
+
+    assert [dict(each.headers).get("If-None-Match") for each in origin.asked] == [None, ours]
+    assert (reply.status, reply.body, reply.header("ETag")) == (200, b'{"n":1}', theirs)
+    assert said(reply) == "fwd=stale; fwd-status=304; stored; ttl=60"
+    assert said(made.ask(origin)) == "hit; ttl=60"
 
 
 def test_a_confirmation_without_fields_starts_the_same_time_anew() -> None:
@@ -324,6 +386,25 @@ def test_an_age_that_the_service_gives_is_passed_on() -> None:
     first = made.ask(origin)
 
     assert first.header("Age") == "50"
+
+
+def test_what_was_answered_or_confirmed_for_this_request_has_an_age_only_if_its_sender_said_one() -> None:
+    """RFC 9111, 5.1: an Age implies that it was not made for this request."""
+    made, origin = Made(), Origin(*FRESH)
+
+    def take_long() -> None:
+        made.clock.now += 2
+
+    origin.meanwhile = take_long
+    ages = [made.ask(origin).header("Age"), made.ask(origin, "no-cache").header("Age")]
+    origin.not_modified = (*FRESH, ("Age", "5"))
+    ages.append(made.ask(origin, "no-cache").header("Age"))
+    origin.fields = control("max-age=60", Age="7")
+    ages.append(made.ask(origin, "no-cache").header("Age"))
+
+    # What is kept has the time on its way in its age.
+    assert ages == [None, None, "7", "9"]
+    assert made.told == ["miss", "validated", "validated", "miss"]
 
 
 def test_the_way_counts_for_the_age() -> None:
@@ -482,6 +563,124 @@ def test_only_if_cached_with_what_forbids_the_stored_is_504(value: str) -> None:
         made.ask(failing(AssertionError("it was asked")), f"{value}, only-if-cached")
 
 
+# What never meets the cache.
+
+
+SECRET = ("withDecryption", "true")
+SECRETS = [
+    [SECRET],
+    [("name", "/p"), SECRET],
+    [SECRET, ("name", "/p")],
+    [("withDecryption", "false"), SECRET],
+]
+
+
+def bypassing(lifetime: float | None = None) -> Made:
+    made = Made()
+    made.cache = made.of("s", lifetime, [SECRET, ("x", "y")])
+    return made
+
+
+def filled(query: list[tuple[str, str]]) -> Made:
+    """Make a bypassing cache in whose store there is an answer for ``query`` all the same."""
+    made = bypassing()
+    cache, made.cache = made.cache, made.of("s")
+    made.ask(Origin(*FRESH), query=query)
+    assert made.store.used > 0
+    made.told.clear()
+    made.cache = cache
+    return made
+
+
+@pytest.mark.parametrize("query", SECRETS)
+@pytest.mark.parametrize("lifetime", [None, 60.0])
+def test_what_bypasses_is_never_stored(query: list[tuple[str, str]], lifetime: float | None) -> None:
+    made, origin = bypassing(lifetime), Origin(*FRESH)
+
+    replies = [made.ask(origin, query=query) for _ in range(3)]
+
+    assert len(origin.asked) == 3
+    assert made.store.used == 0
+    assert [said(each) for each in replies] == ["fwd=bypass"] * 3
+    assert {each.header("Age") for each in replies} == {None}
+    # It is the service's own reply, which whoever gets it closes.
+    assert origin.closed == 0
+
+
+@pytest.mark.parametrize("query", SECRETS)
+def test_what_bypasses_is_never_answered_from_the_store_and_never_conditional(
+    query: list[tuple[str, str]],
+) -> None:
+    made, origin = filled(query), Origin(*FRESH, body=b"new")
+    used = made.store.used
+
+    fresh = made.ask(origin, query=query)
+    made.clock.now += 100
+    stale = made.ask(origin, query=query)
+
+    assert [fresh.body, stale.body] == [b"new", b"new"]
+    assert [said(fresh), said(stale)] == ["fwd=bypass"] * 2
+    assert [dict(each.headers).get("If-None-Match") for each in origin.asked] == [None, None]
+    assert made.store.used == used
+
+
+@pytest.mark.parametrize("query", SECRETS)
+def test_what_bypasses_shares_no_call(query: list[tuple[str, str]]) -> None:
+    made, origin = bypassing(), Origin(*FRESH)
+    found: list[bytes | object] = []
+
+    def come_too() -> None:
+        assert (len(made.flights), len(made.invalidation)) == (0, 0)
+        # Who has no time to wait cannot have joined.
+        found.append(made.ask(Origin(*FRESH, body=b"other"), query=query, seconds=0).body)
+
+    origin.meanwhile = come_too
+
+    assert made.ask(origin, query=query).body == b'{"n":1}'
+    assert found == [b"other"]
+
+
+@pytest.mark.parametrize("error", [BrokenOff(), aws("aws_throttled")])
+@pytest.mark.parametrize("query", SECRETS)
+def test_for_what_bypasses_nothing_stands_in(query: list[tuple[str, str]], error: ServiceError) -> None:
+    made = filled(query)
+    made.clock.now += 61
+
+    with pytest.raises(type(error)) as caught:
+        made.ask(failing(error), query=query)
+
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        [],
+        [("withDecryption", "false")],
+        [("withDecryption", "TRUE")],
+        [("withDecryption", "")],
+        [("withdecryption", "true")],
+        [("true", "withDecryption")],
+        [("x", "true"), ("withDecryption", "y")],
+    ],
+)
+def test_other_parameters_and_other_values_do_not_bypass(query: list[tuple[str, str]]) -> None:
+    made, origin = bypassing(), Origin(*FRESH)
+
+    assert said(made.ask(origin, query=query)) == "fwd=uri-miss; fwd-status=200; stored; ttl=60"
+    assert said(made.ask(origin, query=query)) == "hit; ttl=60"
+
+
+def test_a_change_with_a_bypassing_parameter_is_a_change() -> None:
+    made = bypassing()
+    made.ask(Origin(*FRESH))
+
+    changed = made.ask(lambda _: Reply(204), method="PUT", query=[SECRET])
+
+    assert changed.header("Cache-Status") is None
+    assert not _is_stored(made, {})
+
+
 # Whose is what.
 
 
@@ -498,6 +697,10 @@ KEYS: list[dict[str, Any]] = [
     {"scopes": ["a"]},
     {"scopes": ["a", "b"]},
     {"scopes": ["ab"]},
+    {"scopes": ["a b"]},
+    {"scopes": ["a&b"]},
+    {"scopes": ["a,b"]},
+    {"scopes": ["a%20b"]},
 ]
 
 
@@ -814,6 +1017,30 @@ def test_an_answer_from_before_a_404_is_not_stored_after_it() -> None:
     assert not _is_stored(made, {})
 
 
+@pytest.mark.parametrize("value", [None, "no-cache"])
+def test_a_404_of_an_older_call_does_not_take_away_a_newer_answer(value: str | None) -> None:
+    made = Made()
+
+    def learn(_: Call) -> Reply:
+        made.ask(Origin(*BARE, body=b"new"), "no-cache")
+        raise ServiceRefused(404, "parameter_not_found", "no")
+
+    with pytest.raises(ServiceRefused):
+        made.ask(learn, value)
+
+    assert made.ask(failing(AssertionError("it was asked"))).body == b"new"
+
+
+def test_an_older_answer_that_may_not_be_kept_does_not_take_away_a_newer_one() -> None:
+    made = kept()
+    origin = Origin(*control("no-store"))
+    origin.meanwhile = lambda: made.ask(Origin(*BARE, body=b"new"), "no-cache")
+
+    made.ask(origin)
+
+    assert made.ask(failing(AssertionError("it was asked"))).body == b"new"
+
+
 def test_a_listener_that_fails_leaves_no_reply_unclosed() -> None:
     """What the bulkhead holds for it would stay held."""
     made, origin = Made(), Origin(*control("no-store"))
@@ -1046,6 +1273,137 @@ def test_who_looked_before_an_answer_landed_and_comes_after_it_does_not_ask_agai
     assert len(origin.asked) == 1
 
 
+def landing_meanwhile(made: Made, origin: Proceed, seconds: float) -> None:
+    """Have an answer land, and ``seconds`` pass, between the next look into the store and what follows."""
+    get = made.store.get
+
+    def get_late(key: str) -> Entry | None:
+        found = get(key)
+        made.store.get = get  # type: ignore[method-assign]
+        made.ask(origin)
+        made.clock.now += seconds
+        return found
+
+    made.store.get = get_late  # type: ignore[method-assign]
+
+
+def test_what_is_found_at_the_second_look_is_a_hit() -> None:
+    made = Made()
+    landing_meanwhile(made, Origin(*FRESH), 12.5)
+
+    reply = made.ask(failing(AssertionError("it was asked")))
+
+    assert (reply.status, reply.body) == (200, b'{"n":1}')
+    assert (said(reply), reply.header("Age")) == ("hit; ttl=47", "12")
+    assert made.told == ["miss", "hit"]
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(None, 60.0), ("max-age=5", 6.0)])
+def test_what_may_not_be_given_at_the_second_look_is_confirmed(value: str | None, seconds: float) -> None:
+    made, origin = Made(), Origin(*FRESH)
+    landing_meanwhile(made, origin, seconds)
+
+    reply = made.ask(origin, value)
+
+    assert [dict(each.headers).get("If-None-Match") for each in origin.asked] == [None, 'W/"a"']
+    assert said(reply).endswith("; fwd-status=304; stored; ttl=60")
+    assert made.told == ["miss", "validated"]
+
+
+def test_what_is_found_at_the_second_look_is_given_to_those_alone_who_take_its_age() -> None:
+    """For who came meanwhile and wants a younger one the service is still to be asked."""
+    made = Made()
+    get = made.store.get
+    looking, go = threading.Event(), threading.Event()
+
+    def look_slowly(key: str) -> Entry | None:
+        made.store.get = get  # type: ignore[method-assign]
+        looking.set()
+        assert go.wait(10)
+        return get(key)
+
+    def look_first(key: str) -> Entry | None:
+        found = get(key)
+        made.store.get = get  # type: ignore[method-assign]
+        made.ask(Origin(*control("max-age=60", Age="50")))
+        made.store.get = look_slowly  # type: ignore[method-assign]
+        return found
+
+    made.store.get = look_first  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(made.ask, failing(AssertionError("it was asked")))
+        assert looking.wait(10)
+        second = threads.submit(made.ask, Origin(*BARE, body=b"younger"), "max-age=5")
+        until(lambda: waiting(made.flights) == 1)
+        go.set()
+
+        assert said(first.result(10)) == "hit; ttl=10"
+        assert (second.result(10).body, second.result(10).header("Age")) == (b"younger", None)
+
+
+@pytest.mark.parametrize(("fields", "age"), [((), None), ((("Age", "5"),), "8")])
+def test_who_shares_anothers_answer_is_told_its_age(fields: Headers, age: str | None) -> None:
+    made = Made()
+    with ThreadPoolExecutor(10) as threads:
+        crowd = Crowd(made, Origin(*FRESH, *fields), threads)
+        crowd.join(2)
+        made.clock.now += 3
+        replies = crowd.ends()
+
+    ages = [each.header("Age") for each in replies if isinstance(each, Reply)]
+    assert ages == [age, age or "3", age or "3"]
+
+
+def test_who_comes_after_a_no_cache_answer_does_not_join_the_older_call() -> None:
+    made, origin = Made(), Origin(*control("max-age=60"), body=b"old")
+    found: list[bytes | object] = []
+
+    def overtake() -> None:
+        made.ask(Origin(*control("max-age=60"), body=b"newer"), "no-cache")
+        made.clock.now += 60
+        # It is stale by now; who has no time to wait cannot have joined.
+        found.append(made.ask(Origin(*control("max-age=60"), body=b"newest"), seconds=0).body)
+
+    origin.meanwhile = overtake
+
+    assert made.ask(origin).body == b"old"
+    assert found == [b"newest"]
+    assert made.ask(failing(AssertionError("it was asked"))).body == b"newest"
+    assert len(made.flights) == 0
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_who_comes_after_a_change_does_not_join_the_call_from_before_it(key: dict[str, Any]) -> None:
+    made, origin = Made(), Origin(*FRESH, body=b"old")
+    path = key.get("path", "/p")
+    found: list[bytes | object] = []
+
+    def change() -> None:
+        made.ask(lambda _: Reply(204), method="DELETE", path=path)
+        found.append(made.ask(Origin(*FRESH, body=b"new"), seconds=0, **key).body)
+
+    origin.meanwhile = change
+
+    assert made.ask(origin, **key).body == b"old"
+    assert found == [b"new"]
+    assert made.ask(failing(AssertionError("it was asked")), **key).body == b"new"
+
+
+@pytest.mark.parametrize("status", [204, 404])
+def test_only_a_change_that_worked_and_only_of_its_own_path_parts_a_call(status: int) -> None:
+    made, origin = Made(), Origin(*FRESH)
+
+    def change() -> None:
+        made.ask(lambda _: Reply(status), method="DELETE", path="/p" if status == 404 else "/pp")
+        with pytest.raises(GatewayTimeout):
+            made.ask(failing(AssertionError("it was asked")), seconds=0)
+
+    origin.meanwhile = change
+
+    made.ask(origin)
+    assert _is_stored(made, {})
+
+
 def test_an_older_answer_does_not_take_the_place_of_a_newer_one() -> None:
     """RFC 9111, 4: the most recent. One asks alone (no-cache) and is faster than who asked before it."""
     made, origin = Made(), Origin(*BARE, body=b"old")
@@ -1057,6 +1415,32 @@ def test_an_older_answer_does_not_take_the_place_of_a_newer_one() -> None:
     made.ask(origin)
 
     assert made.ask(origin).body == b"new"
+
+
+@pytest.mark.parametrize("value", ["no-store", "private", ""])
+def test_an_older_answer_is_not_kept_after_a_newer_one_that_may_not_be(value: str) -> None:
+    """Had they come in their order, the newer one would have taken it away."""
+    made, origin = Made(), Origin(*BARE, body=b"old")
+    origin.meanwhile = lambda: made.ask(Origin(*control(value), body=b"new"), "no-cache")
+
+    made.ask(origin)
+
+    assert not _is_stored(made, {})
+
+
+def test_who_comes_after_a_404_that_another_learnt_alone_does_not_join_the_older_call() -> None:
+    made, origin = Made(), Origin(*FRESH, body=b"old")
+    found: list[bytes | object] = []
+
+    def learn() -> None:
+        with pytest.raises(ServiceRefused):
+            made.ask(failing(ServiceRefused(404, "parameter_not_found", "no")), "no-cache")
+        found.append(made.ask(Origin(*FRESH, body=b"new"), seconds=0).body)
+
+    origin.meanwhile = learn
+
+    assert made.ask(origin).body == b"old"
+    assert found == [b"new"]
 
 
 def test_no_parameter_of_cache_status_is_out_of_form() -> None:
