@@ -83,7 +83,7 @@ def _routes(settings: Settings, parts: Parts, versions: Versions) -> Iterator[Ro
     described = (*buckets.ROUTES, *parameters.ROUTES, *ready.routes(readiness), *console.PAGES)
     yield from described
     yield from console.ASSETS
-    yield console.document_route(openapi.document(settings.service_version, described, PLAIN))
+    yield console.document_route(partial(openapi.document, settings.service_version, described, PLAIN))
 
 
 def _alive() -> Response:

@@ -1,5 +1,8 @@
 """The pages for people, and the document that describes the API."""
 
+from collections.abc import Callable
+from functools import cache
+
 from main_api.console.files import PAGE_POLICY, File, ours, swagger_ui
 from main_api.exchange import Call, Reply
 from main_api.routing.route import Documentation, Route, ToFunction
@@ -30,11 +33,12 @@ ASSETS = (
 )
 
 
-def document_route(document: bytes) -> Route:
-    """Give the route of ``/openapi.json``."""
+def document_route(make: Callable[[], bytes]) -> Route:
+    """Give the route of ``/openapi.json``, whose document is made when it is first asked for: few are."""
+    made = cache(make)
 
     def serve(_: Call) -> Reply:
-        return Reply(200, (("Content-Type", "application/json"), ("Cache-Control", "no-cache")), document)
+        return Reply(200, (("Content-Type", "application/json"), ("Cache-Control", "no-cache")), made())
 
     return Route(
         name="openapi",
