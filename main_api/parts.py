@@ -70,11 +70,11 @@ def redis_store(
     called when it goes ``away`` and is ``back``.
     """
     # Only here: who has no Redis need not hold its library, some 6 MB a worker.
-    from main_api.state import redis_guard  # noqa: PLC0415
+    from main_api.state import redis_connections, redis_guard  # noqa: PLC0415
     from main_api.state.redis_store import RedisStore  # noqa: PLC0415
 
     # All threads, and not only those in service: what comes before admission will ask Redis too.
-    client = redis_guard.connect(url, settings.server_threads, timeout or redis_guard.TIMEOUT)
+    client = redis_connections.connect(url, settings.server_threads, timeout or redis_connections.TIMEOUT)
     guard = redis_guard.RedisGuard(client, redis_guard.address(url), told=told)
     # Another environment may be another account, whose answers are not for this one.
     return RedisStore(guard, f"main-api:{settings.app_env}:cache")

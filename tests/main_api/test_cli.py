@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from main_api import cli
-from main_api.state import redis_guard
+from main_api.state import redis_connections
 from main_api.state.entries import Entry
 from main_api.state.redis_guard import RedisGuard
 from main_api.state.redis_store import RedisStore
@@ -120,7 +120,7 @@ def redis(monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
         assert connections >= 1
         return fake  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(redis_guard, "connect", connect)
+    monkeypatch.setattr(redis_connections, "connect", connect)
     monkeypatch.setenv("REDIS_URL", "redis://:canary@cache:6380")
     for name in ("production", "staging"):
         for key in KEYS:

@@ -186,7 +186,7 @@ def test_what_is_no_origin_stops_the_start(origin: str) -> None:
     ],
 )
 def test_addresses_of_redis_are_taken_as_they_are_and_can_be_used(url: str) -> None:
-    from main_api.state.redis_guard import connect
+    from main_api.state.redis_connections import connect
 
     assert load(Settings, {"REDIS_URL": url}).redis_url == url
     assert connect(url, 1).connection_pool.make_connection()

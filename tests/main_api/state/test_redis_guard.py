@@ -23,8 +23,9 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as Unconnected
 from redis.exceptions import TimeoutError as TimedOut
 
-from main_api.state import redis_guard
-from main_api.state.redis_guard import AWAY_SECONDS, TIMEOUT, RedisGuard, address, connect
+from main_api.state import redis_connections
+from main_api.state.redis_connections import TIMEOUT, connect
+from main_api.state.redis_guard import AWAY_SECONDS, RedisGuard, address
 
 WHERE = "cache.example:6379"
 AWAY = [
@@ -380,7 +381,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     wire = Wire()
     monkeypatch.setattr("socket.socket", lambda *_: WireSocket(wire))
     monkeypatch.setattr("socket.getaddrinfo", lambda *_: [(0, 0, 0, "", ("", 0))] * wire.addresses)
-    monkeypatch.setattr(redis_guard, "monotonic", lambda: wire.now)
+    monkeypatch.setattr(redis_connections, "monotonic", lambda: wire.now)
     return wire
 
 
