@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from tests.end_to_end.processes import Server, servers
+
 Behaviour = Callable[[socket.socket, threading.Event], None]
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Service-Version: 9.9.9\r\n"
@@ -98,3 +100,15 @@ def stand_in(behave: Behaviour, port: int = 0) -> Iterator[int]:
             for client in clients:
                 with suppress(OSError):
                     client.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def gateway_before(behave: Behaviour, **settings: str) -> Iterator[Server]:
+    """Run a gateway whose auxiliary is a stand-in, which no health check disturbs."""
+    with (
+        stand_in(behave) as port,
+        servers(
+            "gateway", ports={"auxiliary": port}, **{"HEALTH_CHECK_INTERVAL": "0", **settings}
+        ) as running,
+    ):
+        yield running["gateway"]

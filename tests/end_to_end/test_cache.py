@@ -4,13 +4,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
 from tests.end_to_end import stand_in
 from tests.end_to_end.processes import Answer, Server, request, servers, until
-from tests.end_to_end.stand_in import Behaviour
+from tests.end_to_end.stand_in import gateway_before
 
 OBJECT = b'{"success":true,"data":[],"count":0}'
 HEAD = (
@@ -21,17 +20,6 @@ HEAD = (
 
 def answer(max_age: int) -> bytes:
     return stand_in.body(OBJECT, HEAD % max_age)
-
-
-@contextmanager
-def gateway_before(behave: Behaviour, **settings: str) -> Iterator[Server]:
-    with (
-        stand_in.stand_in(behave) as port,
-        servers(
-            "gateway", ports={"auxiliary": port}, **{"HEALTH_CHECK_INTERVAL": "0", **settings}
-        ) as running,
-    ):
-        yield running["gateway"]
 
 
 def status_of(found: Answer) -> str:

@@ -2,29 +2,16 @@
 
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
 from main_api.settings import Settings
 from tests.end_to_end import stand_in
-from tests.end_to_end.processes import HOST, Server, free_port, quick, request, servers, until
-from tests.end_to_end.stand_in import Behaviour, body
+from tests.end_to_end.processes import HOST, free_port, quick, request, servers, until
+from tests.end_to_end.stand_in import Behaviour, body, gateway_before
 
 OBJECT = b'{"success":true,"data":[],"count":0}'
-
-
-@contextmanager
-def gateway_before(behave: Behaviour, **settings: str) -> Iterator[Server]:
-    """Run a gateway whose auxiliary is a stand-in, which no health check disturbs."""
-    with (
-        stand_in.stand_in(behave) as port,
-        servers(
-            "gateway", ports={"auxiliary": port}, **{"HEALTH_CHECK_INTERVAL": "0", **settings}
-        ) as running,
-    ):
-        yield running["gateway"]
 
 
 def test_a_stopped_auxiliary_is_told_at_once_and_heals_by_itself() -> None:
