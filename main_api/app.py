@@ -13,7 +13,7 @@ from chassis.response_headers import Cors
 from main_api.blueprints import AUXILIARY, buckets, console, parameters
 from main_api.blueprints import health as ready
 from main_api.console import openapi
-from main_api.parts import health_checks, make_parts
+from main_api.parts import background, make_parts
 from main_api.policies.balance import Balance
 from main_api.routing.forward import Door, let_go, view
 from main_api.routing.pipeline import Parts, build
@@ -71,7 +71,7 @@ def create_app(settings: Settings, session: Session | None = None) -> Flask:
         table.append((route, pipeline))
         app.add_url_rule(route.rule, route.name, view(route, pipeline, door), methods=list(route.methods))
     app.extensions["routes"] = table
-    app.extensions["background"] = list(health_checks(settings, session, parts))
+    app.extensions["background"] = list(background(settings, session, parts))
     return app
 
 

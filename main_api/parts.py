@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from chassis.settings import WAITING_ROOM
 from main_api.blueprints import AUXILIARY
+from main_api.exchange import Instance
 from main_api.policies.admission import Admission, AdmissionSettings
 from main_api.policies.cache import Store
 from main_api.policies.circuit_breaker import BreakerSettings
@@ -13,13 +14,17 @@ from main_api.policies.instance_health import HealthThresholds
 from main_api.policies.retry import RetrySettings
 from main_api.routing.pipeline import Parts
 from main_api.routing.service import Service, ServiceNumbers
+from main_api.setting_fields import Registered
 from main_api.settings import Settings
 from main_api.state.memory import MemoryStore
 from main_api.telemetry import Telemetry
-from main_api.upstream import headers, instances
+from main_api.upstream import headers
 from main_api.upstream.answers import Checked
 from main_api.upstream.client import Client
+from main_api.upstream.discovery.choice import source
+from main_api.upstream.discovery.discovered import Discovered
 from main_api.upstream.health_checks import Check, HealthChecks, HealthCheckSettings
+from main_api.upstream.instances import InstanceList, Static, static
 from main_api.upstream.session import Session
 from main_api.upstream.versions import Versions
 
@@ -42,11 +47,32 @@ def make_parts(settings: Settings, session: Session, telemetry: Telemetry, versi
         max_body=settings.upstream_max_body,
         echoes_id=True,
     )
-    listed = instances.static(AUXILIARY, settings.auxiliary_service_url)
+
+    def gone(instance: Instance) -> None:
+        auxiliary.gone(instance)
+        client.forget(instance)
+
+    listed = _instances(settings, joined=lambda instance: auxiliary.joined(instance), gone=gone)
     auxiliary = Service(
-        AUXILIARY, lambda: listed, Checked(client, AUXILIARY, versions), _numbers(settings), telemetry
+        AUXILIARY, listed, Checked(client, AUXILIARY, versions), _numbers(settings), telemetry
     )
-    return Parts(admission, _store(settings, telemetry), {AUXILIARY: auxiliary})
+    return Parts(admission, _store(settings, telemetry), {AUXILIARY: auxiliary}, {AUXILIARY: listed})
+
+
+def _instances(
+    settings: Settings, *, joined: Callable[[Instance], object], gone: Callable[[Instance], object]
+) -> InstanceList:
+    where = settings.auxiliary_service_url
+    if not isinstance(where, Registered):
+        return Static(static(AUXILIARY, where))
+    found = source(
+        where,
+        consul_url=settings.consul_http_addr,
+        consul_token=settings.consul_http_token,
+        etcd_endpoints=settings.etcd_endpoints,
+        dns_servers=settings.dns_servers,
+    )
+    return Discovered(AUXILIARY, found, networks=settings.upstream_networks, joined=joined, gone=gone)
 
 
 def _store(settings: Settings, telemetry: Telemetry) -> Store | None:
@@ -80,8 +106,13 @@ def redis_store(
     return RedisStore(guard, f"main-api:{settings.app_env}:cache")
 
 
-def health_checks(settings: Settings, session: Session, parts: Parts) -> Iterator[HealthChecks]:
-    """Make the active checks of each service, to be started after the fork."""
+def background(settings: Settings, session: Session, parts: Parts) -> Iterator[HealthChecks | Discovered]:
+    """Make what goes on beside the requests, to be started after the fork."""
+    yield from (each for each in parts.lists.values() if isinstance(each, Discovered))
+    yield from _health_checks(settings, session, parts)
+
+
+def _health_checks(settings: Settings, session: Session, parts: Parts) -> Iterator[HealthChecks]:
     if not settings.health_check_interval:
         return
     asked = HealthCheckSettings(path=settings.health_check_path, timeout=settings.health_check_timeout)

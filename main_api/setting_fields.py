@@ -1,17 +1,18 @@
-"""Kinds of settings that only the gateway has: lists, networks, addresses, origins."""
+"""Kinds of settings that only the gateway has: lists, networks, addresses, registries, origins."""
 
 import ipaddress
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from marshmallow import ValidationError, fields
 
 from chassis.client_address import Network
+from chassis.setting_fields import CommaSeparated, http_url, is_host
 
 _WEIGHT = re.compile(r"weight=([1-9][0-9]{0,2}|1000)\Z")
-_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?\Z")
 
 _DATABASE = re.compile(r"(/[0-9]{0,5})?\Z")
 _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
@@ -20,18 +21,6 @@ _REDIS_OPTIONS = {
     "rediss": frozenset(("db", *_TLS)),
     "unix": frozenset(("db", "username", "password")),
 }
-
-
-class CommaSeparated(fields.Field[Any]):
-    """A tuple read from comma-separated text, each item by :meth:`item`; every fault names its item."""
-
-    def _deserialize(self, value: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
-        items = [item.strip() for item in str(value).split(",")]
-        return tuple(self.item(item) for item in items if item)
-
-    def item(self, text: str) -> Any:
-        """Read one item or raise :class:`marshmallow.ValidationError`."""
-        raise NotImplementedError
 
 
 class Networks(CommaSeparated):
@@ -45,7 +34,7 @@ class Networks(CommaSeparated):
             raise ValidationError(f"{error}; write a network such as 10.0.0.0/8") from None
 
 
-class Urls(CommaSeparated):
+class InstanceUrls(CommaSeparated):
     """Addresses of instances: ``http://host:port`` or ``https://…``, without path, query or user.
 
     Behind it may stand ``;weight=n``, 1 to 1000.
@@ -56,29 +45,86 @@ class Urls(CommaSeparated):
         address, semicolon, weight = text.partition(";")
         if semicolon and not _WEIGHT.match(weight):
             raise ValidationError(f"{text!r}: weight=1 to weight=1000 needed behind the semicolon")
-        return self._url(address, text) + semicolon + weight
+        return http_url(address, text) + semicolon + weight
 
-    def _url(self, address: str, text: str) -> str:
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A service whose instances a registry knows: ``text`` is the address as it was written.
+
+    ``kind`` is one of :data:`REGISTRIES`; ``name`` what the registry knows the service by; ``port`` only
+    with ``dns``; ``options`` only with ``consul``.
+    """
+
+    text: str
+    kind: str
+    name: str
+    port: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+REGISTRIES = ("dns", "srv", "consul", "etcd")
+_FORMS = "dns://name:port, srv://name, consul://service or etcd://prefix"
+_CONSUL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+_CONSUL_OPTIONS = frozenset(("dc", "tag", "ns"))
+_ETCD_PREFIX = re.compile(r"[!-.0-9:;=@-_a-z{|}~/]{1,256}\Z")
+
+
+class ServiceAddress(InstanceUrls):
+    """Where a service is: addresses as :class:`InstanceUrls` takes them, or one of a registry."""
+
+    def _deserialize(self, value: Any, *args: Any, **options: Any) -> Any:
+        text = str(value).strip()
+        scheme, found, rest = text.partition("://")
+        if not found or scheme not in REGISTRIES:
+            listed = super()._deserialize(value, *args, **options)
+            if not listed:
+                raise ValidationError("at least one address is needed")
+            return listed
+        made = self._registered(text, scheme, rest)
+        if made is None:
+            raise ValidationError(f"{text!r} must be {_FORMS}, and the only address")
+        return made
+
+    def _registered(self, text: str, kind: str, rest: str) -> Registered | None:
+        if kind == "etcd":
+            name = rest.rstrip("/")
+            return Registered(text, kind, name) if _ETCD_PREFIX.match(name) else None
         try:
-            parts = urlsplit(address)
-            port = parts.port
+            parts = urlsplit(f"{kind}://{rest}")
+            port, options = parts.port, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
         except ValueError:
-            raise ValidationError(f"{text!r} is not a URL") from None
-        plain = parts.path in ("", "/") and not (parts.query or parts.fragment or "@" in parts.netloc)
-        if parts.scheme not in ("http", "https") or not _is_host(parts.hostname) or port == 0 or not plain:
-            raise ValidationError(f"{text!r} must be http://host:port, without path, query or user")
-        return f"{parts.scheme}://{parts.netloc}"
+            return None
+        name = parts.netloc.rpartition(":")[0] if port else parts.netloc
+        if parts.path or parts.fragment:
+            return None
+        if kind == "consul":
+            known = not port and _CONSUL_NAME.match(name) and options.keys() <= _CONSUL_OPTIONS
+            known = known and all(_CONSUL_NAME.match(each) for each in options.values())
+            return Registered(text, kind, name, options=options) if known else None
+        right = is_host(name) and ":" not in name and bool(port) == (kind == "dns") and not parts.query
+        return Registered(text, kind, name, port) if right else None
 
 
-def _is_host(host: str | None) -> bool:
-    if not host:
-        return False
-    if ":" not in host:
-        return bool(_HOST.match(host))
-    try:
-        return bool(ipaddress.IPv6Address(host))
-    except ValueError:
-        return False
+class Servers(CommaSeparated):
+    """Addresses of DNS servers: ``10.0.0.2``, ``127.0.0.1:8600``, ``[::1]:53``; pairs of IP and port."""
+
+    def item(self, text: str) -> tuple[str, int]:
+        """Read one; its port is 53 if it has none."""
+        try:
+            # A second colon is IPv6's, unless it stands in brackets.
+            bare = text.count(":") > 1 and not text.startswith("[")
+            parts = urlsplit(f"//[{text}]" if bare else f"//{text}")
+            server = ipaddress.ip_address(parts.hostname or "")
+            port = 53 if parts.port is None else parts.port
+        except ValueError:
+            raise ValidationError(f"{text!r} must be an IP address, with or without a port") from None
+        if not port or parts.path or parts.query or "@" in parts.netloc:
+            raise ValidationError(f"{text!r} must be an IP address, with or without a port")
+        return str(server), port
 
 
 class RedisUrl(fields.String):
@@ -113,7 +159,7 @@ def _redis_fault(parts: SplitResult, options: Mapping[str, str]) -> str:
     if parts.scheme == "unix":
         place = parts.path.startswith("/") and parts.path != "/"
     else:
-        place = _is_host(parts.hostname) and bool(_DATABASE.match(parts.path))
+        place = is_host(parts.hostname) and bool(_DATABASE.match(parts.path))
     if not place:
         return "must be redis://host:port/database, rediss:// the same, or unix:///path/to/socket"
     return "" if options.get("db", "0").isdecimal() else "db must be a number"

@@ -1,13 +1,26 @@
 """The gateway's settings."""
 
+import ipaddress
 from dataclasses import dataclass
 from typing import ClassVar
 
 from marshmallow import fields, validate
 
 from chassis.client_address import Network
+from chassis.setting_fields import HttpUrl, HttpUrls
 from chassis.settings import ServiceSettings, setting
-from main_api.setting_fields import Networks, Origins, RedisUrl, Urls
+from main_api.setting_fields import Networks, Origins, RedisUrl, Registered, Servers, ServiceAddress
+
+# Loopback, the private ranges, carrier-grade NAT (some clusters' pods), and IPv6's unique local addresses.
+_INSIDE = (
+    "127.0.0.0/8",
+    "::1/128",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "fc00::/7",
+)
 
 
 def _seconds(least: float, most: float) -> fields.Float:
@@ -26,11 +39,36 @@ class Settings(ServiceSettings):
     PROBES: ClassVar[tuple[str, ...]] = ("/api/health", "/api/health/serving")
     UNAVAILABLE: ClassVar[tuple[str, ...]] = ("GATEWAY_CONFIG", "OPERATIONS_PORT")
 
-    auxiliary_service_url: tuple[str, ...] = setting(
-        Urls(validate=validate.Length(1)),
+    auxiliary_service_url: tuple[str, ...] | Registered = setting(  # noqa: RUF009 - both are frozen
+        ServiceAddress(),
         default=("http://localhost:3001",),
         text="address of the auxiliary service; several, comma-separated, are several instances, "
-        "each with `;weight=2` if it is to get more than others",
+        "each with `;weight=2` if it is to get more than others; or a registry: `dns://name:port`, "
+        "`srv://name`, `consul://service` or `etcd://prefix`",
+    )
+    upstream_networks: tuple[Network, ...] = setting(
+        Networks(),
+        default=tuple(map(ipaddress.ip_network, _INSIDE)),
+        text="networks (CIDRs) whose addresses are asked when a registry names them",
+    )
+    consul_http_addr: str = setting(
+        HttpUrl(), default="http://127.0.0.1:8500", text="Consul's HTTP API, for `consul://`"
+    )
+    consul_http_token: str | None = setting(
+        fields.String(validate=validate.Regexp(r"^[!-~]{1,512}\Z", error="printable characters, no space")),
+        default=None,
+        text="Consul's ACL token",
+        secret=True,
+    )
+    etcd_endpoints: tuple[str, ...] = setting(
+        HttpUrls(validate=validate.Length(1)),
+        default=("http://127.0.0.1:2379",),
+        text="etcd's endpoints, comma-separated, for `etcd://`; the next is asked when one fails",
+    )
+    dns_servers: tuple[tuple[str, int], ...] = setting(
+        Servers(),
+        default=(),
+        text="DNS servers for `dns://` and `srv://`, such as `127.0.0.1:8600` (default: those of the system)",
     )
     request_timeout: float = setting(
         _seconds(0.1, 300),

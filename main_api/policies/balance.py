@@ -30,7 +30,9 @@ class InFlight:
     def add(self, instance: Instance, change: int) -> None:
         """Count one more or one less."""
         with self._lock:
-            self._calls[instance] = self._calls.get(instance, 0) + change
+            calls = self._calls.pop(instance, 0) + change
+            if calls:
+                self._calls[instance] = calls
         try:
             self._changed(instance, change)
         except Exception:

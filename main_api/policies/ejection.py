@@ -92,6 +92,11 @@ class CircuitBreakers:
                     self._breakers[instance] = breaker
         return breaker
 
+    def forget(self, instance: Instance) -> None:
+        """Drop the breaker of an instance that is no more; should it come back, it begins closed."""
+        with self._lock:
+            self._breakers.pop(instance, None)
+
     def wait(self, instance: Instance) -> float:
         """Give the seconds until ``instance`` may be asked again, 0 for now."""
         breaker = self._breakers.get(instance)

@@ -62,6 +62,12 @@ class InstanceHealth:
         if turned or first:
             self._changed(instance, out if turned else True)
 
+    def forget(self, instance: Instance) -> None:
+        """Drop the verdict of an instance that is no more."""
+        with self._lock:
+            self._against.pop(instance, None)
+            self._out -= {instance}
+
     def healthy(self, instance: Instance) -> bool:
         """Whether nothing speaks against ``instance``."""
         return instance not in self._out

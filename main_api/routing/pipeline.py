@@ -1,7 +1,7 @@
 """A route's chain of policies, composed once, when the process starts."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from main_api.exchange import Call, Policy, Proceed, Reply
@@ -10,18 +10,20 @@ from main_api.policies.cache import Cache, Store
 from main_api.policies.scopes import RequireScopes
 from main_api.routing.route import Route, ToFunction, ToService
 from main_api.routing.service import Service
+from main_api.upstream.instances import InstanceList
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What pipelines are built of: what the whole process shares, and its services by name.
 
-    Without a ``store`` no route has a cache.
+    Without a ``store`` no route has a cache. ``lists`` are where the instances of each service come from.
     """
 
     admission: Admission
     store: Store | None
     services: Mapping[str, Service]
+    lists: Mapping[str, InstanceList] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class Service:
         except ValueError as error:
             raise ValueError(f"service {name}: {error}") from None
         for each in instances():
-            telemetry.listed(name, each.url)
+            self.joined(each)
 
     def _make(self) -> None:
         name, numbers, telemetry = self.name, self._numbers, self._telemetry
@@ -113,7 +113,9 @@ class Service:
         self.health = InstanceHealth(
             numbers.health, lambda instance, healthy: telemetry.healthy(name, instance.url, healthy)
         )
-        in_flight = InFlight(lambda instance, change: telemetry.in_flight(name, instance.url, change))
+        self.in_flight = in_flight = InFlight(
+            lambda instance, change: telemetry.in_flight(name, instance.url, change)
+        )
         self.balance = Balance(
             self.instances,
             self._algorithm(in_flight),
@@ -138,6 +140,15 @@ class Service:
         self.health.record(instance, ok, cause)
         if ok:
             self.breakers.of(instance).reachable()
+
+    def joined(self, instance: Instance) -> None:
+        """Take in an instance that is new."""
+        self._telemetry.listed(self.name, instance.url)
+
+    def gone(self, instance: Instance) -> None:
+        """Let go of what is known of an instance that is no more."""
+        self.breakers.forget(instance)
+        self.health.forget(instance)
 
     def retry(self, *, whole_list: bool) -> Retry:
         """Make the retry link of a route; an attempt of a ``whole_list`` has the whole request's time."""

@@ -17,7 +17,7 @@ from main_api.errors import (
     Misdelivered,
     UpstreamUnavailable,
 )
-from main_api.exchange import Call, Reply
+from main_api.exchange import Call, Instance, Reply
 from main_api.telemetry import Telemetry
 from main_api.upstream.session import KeptConnectionEnded, NeverConnected, Session, innermost
 
@@ -79,6 +79,12 @@ class Client:
             seconds = monotonic() - begun
             call.trail.waited(seconds)
             self._telemetry.upstream(call.instance.service, outcome, seconds)
+
+    def forget(self, instance: Instance) -> None:
+        """Let go of what is kept for an instance that is no more."""
+        for key in [key for key in list(self._prepared) if key[1] == instance.url]:
+            self._prepared.pop(key, None)
+        self._session.forget(instance.url)
 
     def _exchange(self, call: Call, url: str, left: float) -> Reply:
         if left <= 0:

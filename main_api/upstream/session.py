@@ -1,8 +1,10 @@
 """A pooled ``requests`` session whose calls keep to a deadline."""
 
+from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
 from time import monotonic
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -40,6 +42,16 @@ class _DeadlineAdapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": TLSPool}
 
+    def forget(self, url: SplitResult) -> None:
+        """Drop the pools of one address, whatever TLS settings they were made for."""
+        pools = self.poolmanager.pools
+        host = (url.hostname or "").strip("[]")
+        for key in pools.keys():  # noqa: SIM118 - it cannot be iterated over
+            if (key.key_host.strip("[]"), key.key_port, key.key_scheme) == (host, url.port, url.scheme):
+                # Taking it out closes it.
+                with suppress(KeyError):
+                    del pools[key]
+
 
 class Session:
     """Connections to the instances of every service, shared by the threads of a process.
@@ -70,6 +82,12 @@ class Session:
     def mount(self, prefix: str, adapter: HTTPAdapter) -> None:
         """Send what begins with ``prefix`` through another adapter (a service joined in-process, say)."""
         self._session.mount(prefix, adapter)
+
+    def forget(self, url: str) -> None:
+        """Close the idle connections to ``url``; one that is in use is closed at the end of its call."""
+        adapter = self._session.get_adapter(url)
+        if isinstance(adapter, _DeadlineAdapter):
+            adapter.forget(urlsplit(url))
 
     def send(
         self, prepared: requests.PreparedRequest, deadline: float, *, fresh: bool = False

@@ -5,18 +5,18 @@ import logging
 import random as random_module
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from time import monotonic
 
 from main_api.exchange import Instance
 from main_api.upstream.discovery.source import Address, Listing, Source, SourceFailed
+from main_api.upstream.instances import ListState
 
 log = logging.getLogger(__name__)
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # More are no service of ours but a mistake, or an attack on whoever would keep them all.
-INSTANCES_MOST = 256
+LISTED_MOST = 256
 # Seconds after a failure until the registry is asked again: at first, and at most.
 _FIRST_PAUSE, _LAST_PAUSE = 0.25, 1.0
 _JITTER = 0.2
@@ -24,19 +24,6 @@ _JITTER = 0.2
 # make an ill instance a new one.
 _REMEMBERED = 60.0
 _GONE_MOST = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Discovery:
-    """What is known of a source; moments are of the monotonic clock.
-
-    ``fault`` says why the list that is served is not the newest, ``None`` while it is; ``listed_at`` is
-    when the registry last gave a list that was taken, ``None`` before the first.
-    """
-
-    source: str
-    fault: str | None
-    listed_at: float | None
 
 
 class Discovered:
@@ -54,7 +41,7 @@ class Discovered:
         source: Source,
         *,
         networks: Iterable[Network],
-        most: int = INSTANCES_MOST,
+        most: int = LISTED_MOST,
         joined: Callable[[Instance], object] = lambda _: None,
         gone: Callable[[Instance], object] = lambda _: None,
         clock: Callable[[], float] = monotonic,
@@ -83,9 +70,9 @@ class Discovered:
         return self._instances
 
     @property
-    def state(self) -> Discovery:
+    def state(self) -> ListState:
         """What is known of the source."""
-        return Discovery(self._source.name, self._fault, self._listed_at)
+        return ListState(self._source.name, self._fault, self._listed_at)
 
     def seen(self, instance: Instance) -> float | None:
         """Give the moment at which the source last listed ``instance``."""
