@@ -68,7 +68,7 @@ class Registered:
 
 REGISTRIES = ("dns", "srv", "consul", "etcd")
 _FORMS = "dns://name:port, srv://name, consul://service or etcd://prefix"
-_CONSUL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+_CONSUL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _CONSUL_OPTIONS = frozenset(("dc", "tag", "ns"))
 _ETCD_PREFIX = re.compile(r"[!-.0-9:;=@-_a-z{|}~/]{1,256}\Z")
 
@@ -95,11 +95,12 @@ class ServiceAddress(InstanceUrls):
             return Registered(text, kind, name) if _ETCD_PREFIX.match(name) else None
         try:
             parts = urlsplit(f"{kind}://{rest}")
-            port, options = parts.port, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+            given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            port, options = parts.port, dict(given)
         except ValueError:
             return None
         name = parts.netloc.rpartition(":")[0] if port else parts.netloc
-        if parts.path or parts.fragment:
+        if parts.path or parts.fragment or len(options) < len(given):
             return None
         if kind == "consul":
             known = not port and _CONSUL_NAME.match(name) and options.keys() <= _CONSUL_OPTIONS

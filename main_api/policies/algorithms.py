@@ -55,6 +55,9 @@ class LeastConnections:
         )
 
 
+_CREDITS_MOST = 1024
+
+
 class Weighted:
     """Each in proportion to its weight, spread evenly: nginx's smooth weighted round robin.
 
@@ -68,6 +71,9 @@ class Weighted:
     def pick(self, candidates: Sequence[Instance], call: Call) -> Instance:
         """Choose the one with the most credit; each gets its weight, the chosen one pays for all."""
         with self._lock:
+            if len(self._credit) > _CREDITS_MOST:
+                # Most of them are of instances that are no more.
+                self._credit = {each: self._credit.get(each, 0) for each in candidates}
             for each in candidates:
                 self._credit[each] = self._credit.get(each, 0) + each.weight
             chosen = max(candidates, key=self._credit.__getitem__)

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import exceptions as urllib3_errors
+from urllib3.connection import port_by_scheme
 
 from main_api.upstream.connecting import Resolver
 from main_api.upstream.connections import Pool, Sending, TLSPool, current
@@ -45,9 +46,9 @@ class _DeadlineAdapter(HTTPAdapter):
     def forget(self, url: SplitResult) -> None:
         """Drop the pools of one address, whatever TLS settings they were made for."""
         pools = self.poolmanager.pools
-        host = (url.hostname or "").strip("[]")
+        host, port = url.hostname or "", url.port or port_by_scheme[url.scheme]
         for key in pools.keys():  # noqa: SIM118 - it cannot be iterated over
-            if (key.key_host.strip("[]"), key.key_port, key.key_scheme) == (host, url.port, url.scheme):
+            if (key.key_host.strip("[]"), key.key_port, key.key_scheme) == (host, port, url.scheme):
                 # Taking it out closes it.
                 with suppress(KeyError):
                     del pools[key]

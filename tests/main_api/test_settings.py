@@ -5,6 +5,7 @@ import ipaddress
 import pytest
 
 from chassis.settings import SettingsError, load
+from main_api.setting_fields import Registered
 from main_api.settings import Settings
 
 
@@ -72,6 +73,90 @@ def test_an_empty_environment_gives_the_defaults_of_the_policies() -> None:
 )
 def test_addresses_are_read(text: str, urls: tuple[str, ...]) -> None:
     assert load(Settings, {"AUXILIARY_SERVICE_URL": text}).auxiliary_service_url == urls
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("dns://auxiliary.ns.svc.cluster.local:3001", ("dns", "auxiliary.ns.svc.cluster.local", 3001, {})),
+        ("srv://_http._tcp.auxiliary.ns.svc", ("srv", "_http._tcp.auxiliary.ns.svc", None, {})),
+        ("srv://auxiliary.service.consul.", ("srv", "auxiliary.service.consul.", None, {})),
+        ("consul://auxiliary-service", ("consul", "auxiliary-service", None, {})),
+        (
+            " consul://Aux_1?dc=eu-1&tag=v2&ns=a ",
+            ("consul", "Aux_1", None, {"dc": "eu-1", "tag": "v2", "ns": "a"}),
+        ),
+        ("etcd://services/auxiliary", ("etcd", "services/auxiliary", None, {})),
+        ("etcd:///services/auxiliary/", ("etcd", "/services/auxiliary", None, {})),
+    ],
+)
+def test_a_registry_is_read(text: str, facts: tuple[str, str, int | None, dict[str, str]]) -> None:
+    found = load(Settings, {"AUXILIARY_SERVICE_URL": text}).auxiliary_service_url
+
+    assert isinstance(found, Registered)
+    assert (found.kind, found.name, found.port, dict(found.options)) == facts
+    assert found.text == str(found) == text.strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dns://auxiliary",
+        "dns://auxiliary:0",
+        "dns://auxiliary:65536",
+        "dns://:3001",
+        "dns://[::1]:3001",
+        "dns://auxiliary:3001/",
+        "dns://auxiliary:3001?x=1",
+        "dns://user@auxiliary:3001",
+        "dns://auxiliary:3001,dns://other:3001",
+        "dns://auxiliary:3001,http://other:3001",
+        "srv://",
+        "srv://name:80",
+        "srv://a b",
+        "srv://name/path",
+        "consul://",
+        "consul://a/b",
+        "consul://a:8500",
+        "consul://a?datacenter=b",
+        "consul://a?dc=",
+        "consul://a?dc=b%26token=c",
+        "consul://a#b",
+        "consul://../kv",
+        "consul://..",
+        "consul://a?dc=b&dc=c",
+        "etcd://",
+        "etcd:///",
+        "etcd://a b",
+        "etcd://ä",
+        "DNS://a:1",
+        "zookeeper://a",
+    ],
+)
+def test_what_is_no_registry_stops_the_start(text: str) -> None:
+    [fault] = faults(AUXILIARY_SERVICE_URL=text)
+
+    assert fault.startswith("AUXILIARY_SERVICE_URL: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("10.0.0.2", (("10.0.0.2", 53),)),
+        ("127.0.0.1:8600, ::1 ,[::1]:54", (("127.0.0.1", 8600), ("::1", 53), ("::1", 54))),
+    ],
+)
+def test_dns_servers_are_read(text: str, servers: tuple[tuple[str, int], ...]) -> None:
+    assert load(Settings, {"DNS_SERVERS": text}).dns_servers == servers
+
+
+@pytest.mark.parametrize(
+    "text", ["dns.example", "10.0.0.2:0", "10.0.0.2:x", "10.0.0.2/a", "a@10.0.0.2", "[::1"]
+)
+def test_what_is_no_dns_server_stops_the_start(text: str) -> None:
+    [fault] = faults(DNS_SERVERS=text)
+
+    assert fault.startswith("DNS_SERVERS: ")
 
 
 @pytest.mark.parametrize(

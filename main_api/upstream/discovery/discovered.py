@@ -130,16 +130,17 @@ class Discovered:
 
     def _change(self, listed: tuple[Instance, ...], now: float) -> None:
         before = frozenset(self._instances)
+        self._instances = listed
         for each in listed:
             self._left.pop(each, None)
             self._seen[each] = now
-            if each not in before:
-                log.info("%s: %s joined", self._source.name, each.url)
-                self._joined(each)
-        self._instances = listed
         for each in before.difference(listed):
             log.info("%s: %s left", self._source.name, each.url)
             self._left[each] = now
+        for each in listed:
+            if each not in before:
+                log.info("%s: %s joined", self._source.name, each.url)
+                self._joined(each)
         self._forget(now)
 
     def _forget(self, now: float) -> None:

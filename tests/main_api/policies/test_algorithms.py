@@ -274,3 +274,14 @@ def test_a_header_is_the_clients_own() -> None:
 def test_what_cannot_be_hashed_by_is_refused(given_by: str) -> None:
     with pytest.raises(ValueError, match="path, caller or header:<name> needed"):
         hash_key(given_by)
+
+
+def test_weights_of_instances_that_are_no_more_are_not_kept() -> None:
+    weighted = Weighted()
+    staying = Instance("s", "http://stays:1", 2)
+    for number in range(5000):
+        weighted.pick([staying, Instance("s", f"http://a:{number + 1}", 1)], call())
+
+    assert len(weighted._credit) <= 1026
+    picks = [weighted.pick([staying, Instance("s", "http://last:1", 1)], call()) for _ in range(300)]
+    assert 190 <= picks.count(staying) <= 210

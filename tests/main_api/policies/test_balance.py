@@ -412,3 +412,14 @@ def test_behind_real_breakers_an_ejected_instance_is_left_alone_and_comes_back()
     ill.clear()
     clock.now += 5
     assert Counter(come(20)) == {"a": 10, "b": 10}
+
+
+def test_who_has_no_call_is_not_remembered() -> None:
+    """Instances come and go; what counts them must not grow with all that ever were."""
+    count = InFlight()
+    for number in range(100):
+        one = Instance("s", f"http://a:{number + 1}")
+        count.add(one, 1)
+        count.add(one, -1)
+
+    assert count._calls == {}

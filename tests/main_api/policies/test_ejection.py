@@ -470,3 +470,19 @@ def test_never_more_than_three_calls_are_at_a_half_open_instance() -> None:
     for _ in range(3):
         judged.breakers(judged.call(), answer)
     assert judged.breakers.of(A).state is State.CLOSED
+
+
+def test_who_is_forgotten_begins_anew_and_its_late_answers_do_no_harm() -> None:
+    judged = Judged()
+    for _ in range(5):
+        judged.fails(BrokenOff())
+    assert judged.breakers.ejected(A)
+    late = judged.breakers.of(A)
+
+    judged.breakers.forget(A)
+    judged.breakers.forget(B)
+
+    assert not judged.breakers.ejected(A)
+    assert judged.breakers.wait(A) == 0.0
+    assert judged.breakers.of(A) is not late
+    judged.breakers(judged.call(), answer)

@@ -169,3 +169,19 @@ def test_taking_out_is_logged_as_a_warning_with_its_cause_and_coming_back_withou
         (logging.WARNING, "health checks of http://a:1: unhealthy after 3 in a row: status 503"),
         (logging.INFO, "health checks of http://a:1: healthy after 2 in a row"),
     ]
+
+
+def test_who_is_forgotten_is_as_one_that_was_never_checked() -> None:
+    health, _ = health_of(unhealthy_after=2)
+    checked(health, A, "--")
+    checked(health, B, "-")
+    assert not health.healthy(A)
+
+    health.forget(A)
+    health.forget(B)
+    health.forget(C)
+
+    assert health.healthy(A)
+    assert health.usable([A, B]) == [A, B]
+    checked(health, B, "-")
+    assert health.healthy(B)
