@@ -11,10 +11,10 @@ _NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.
 
 
 class HttpAddress(fields.Field[Any]):
-    """``http://host:port``, ``https://…`` or ``host:port``, which is http, as Consul's and etcd's tools take it.
+    """``http://host:port``, ``https://…``, or ``host:port`` as Consul's and etcd's own tools take it: http.
 
-    No path, no query, no user; it is given without a trailing slash. No fault repeats any of it, for who
-    writes a user writes a password too.
+    No path, no query, no user; given without a trailing slash. No fault repeats any of it, for where a
+    user is written a password is too.
     """
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
@@ -33,7 +33,7 @@ def _address(text: str, number: int = 0) -> str:
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         plain = parts.path in ("", "/") and not re.search(r"[?#@]", text)
-        right = parts.scheme in ("http", "https") and _is_host(parts.hostname) and parts.port != 0
+        right = parts.scheme in ("http", "https") and is_host(parts.hostname) and parts.port != 0
     except ValueError:
         plain = right = False
     if not (plain and right):
@@ -42,7 +42,8 @@ def _address(text: str, number: int = 0) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _is_host(host: str | None) -> bool:
+def is_host(host: str | None) -> bool:
+    """Whether ``host`` is a name or an address, IPv6 without its brackets."""
     if not host:
         return False
     if ":" not in host:

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from marshmallow import ValidationError, fields
 
 from chassis.client_address import Network
-from chassis.setting_fields import CommaSeparated, http_url, is_host
+from chassis.setting_fields import is_host
 
 _WEIGHT = re.compile(r"weight=([1-9][0-9]{0,2}|1000)\Z")
 
@@ -21,6 +21,18 @@ _REDIS_OPTIONS = {
     "rediss": frozenset(("db", *_TLS)),
     "unix": frozenset(("db", "username", "password")),
 }
+
+
+class CommaSeparated(fields.Field[Any]):
+    """A tuple read from comma-separated text, each item by :meth:`item`; every fault names its item."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
+        items = [item.strip() for item in str(value).split(",")]
+        return tuple(self.item(item) for item in items if item)
+
+    def item(self, text: str) -> Any:
+        """Read one item or raise :class:`marshmallow.ValidationError`."""
+        raise NotImplementedError
 
 
 class Networks(CommaSeparated):
@@ -45,7 +57,18 @@ class InstanceUrls(CommaSeparated):
         address, semicolon, weight = text.partition(";")
         if semicolon and not _WEIGHT.match(weight):
             raise ValidationError(f"{text!r}: weight=1 to weight=1000 needed behind the semicolon")
-        return http_url(address, text) + semicolon + weight
+        return self._url(address, text) + semicolon + weight
+
+    def _url(self, address: str, text: str) -> str:
+        try:
+            parts = urlsplit(address)
+            port = parts.port
+        except ValueError:
+            raise ValidationError(f"{text!r} is not a URL") from None
+        plain = parts.path in ("", "/") and not (parts.query or parts.fragment or "@" in parts.netloc)
+        if parts.scheme not in ("http", "https") or not is_host(parts.hostname) or port == 0 or not plain:
+            raise ValidationError(f"{text!r} must be http://host:port, without path, query or user")
+        return f"{parts.scheme}://{parts.netloc}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from marshmallow import fields, validate
 
 from chassis.client_address import Network
-from chassis.setting_fields import HttpUrl, HttpUrls
+from chassis.setting_fields import HttpAddress, HttpAddresses
 from chassis.settings import ServiceSettings, setting
 from main_api.setting_fields import Networks, Origins, RedisUrl, Registered, Servers, ServiceAddress
 
@@ -52,7 +52,7 @@ class Settings(ServiceSettings):
         text="networks (CIDRs) whose addresses are asked when a registry names them",
     )
     consul_http_addr: str = setting(
-        HttpUrl(), default="http://127.0.0.1:8500", text="Consul's HTTP API, for `consul://`"
+        HttpAddress(), default="http://127.0.0.1:8500", text="Consul's HTTP API, for `consul://`"
     )
     consul_http_token: str | None = setting(
         fields.String(validate=validate.Regexp(r"^[!-~]{1,512}\Z", error="printable characters, no space")),
@@ -61,7 +61,7 @@ class Settings(ServiceSettings):
         secret=True,
     )
     etcd_endpoints: tuple[str, ...] = setting(
-        HttpUrls(validate=validate.Length(1)),
+        HttpAddresses(validate=validate.Length(1, 16)),
         default=("http://127.0.0.1:2379",),
         text="etcd's endpoints, comma-separated, for `etcd://`; the next is asked when one fails",
     )
