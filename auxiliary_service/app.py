@@ -8,6 +8,7 @@ from auxiliary_service.aws.clients import Clients, connect
 from auxiliary_service.aws.parameters import ParameterStore
 from auxiliary_service.aws.shared_reads import SharedReads
 from auxiliary_service.blueprints import buckets, callers, health, parameters
+from auxiliary_service.registration import keepers
 from auxiliary_service.schemas.next_token import NextTokens
 from auxiliary_service.settings import Settings
 from chassis import health as probes
@@ -17,7 +18,10 @@ from chassis.install import install as install_chassis
 
 
 def create_app(settings: Settings, clients: Clients | None = None) -> Flask:
-    """Make the application; without ``clients`` it makes its own, so call it after the fork."""
+    """Make the application; without ``clients`` it makes its own, so call it after the fork.
+
+    What runs beside its requests is ``app.extensions["background"]``, for the worker to ``start()``.
+    """
     app = Flask("auxiliary_service", static_folder=None)
 
     # What both services do alike. Only the gateway calls: its address is the peer's.
@@ -39,6 +43,9 @@ def create_app(settings: Settings, clients: Clients | None = None) -> Flask:
     tokens = NextTokens(settings.internal_token)
     bucket_store = BucketStore(clients.s3, calls)
     parameter_store = ParameterStore(clients.ssm, calls, settings.project_name)
+
+    # Beside the requests.
+    app.extensions["background"] = keepers(settings)
 
     # The endpoints.
     app.register_blueprint(health.blueprint(settings.SERVICE, settings.service_version))

@@ -1,10 +1,13 @@
 """Settings of the auxiliary service, beside those that both services have."""
 
+import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
-from marshmallow import fields, validate
+from marshmallow import ValidationError, fields, validate
 
+from chassis.setting_fields import HttpAddress, HttpAddresses
 from chassis.settings import ServiceSettings, setting
 
 MAX_AGE_MOST = 31_536_000
@@ -15,6 +18,15 @@ def _max_age(what: str) -> int:
     text = f"seconds that an answer with {what} may be reused without asking again (`Cache-Control: max-age`)"
     seconds: int = setting(field, default=0, text=text)
     return seconds
+
+
+def _of_one_host(text: str) -> None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValidationError("must be an IP address") from None
+    if address.is_unspecified or address.is_multicast or "%" in text:
+        raise ValidationError("must be the address of one host")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +68,57 @@ class Settings(ServiceSettings):
         text="`true` lets `decrypt=true` return plain SecureStrings to callers with the scope "
         "`parameters:decrypt`; needs `INTERNAL_TOKEN`",
     )
+
+    consul_http_addr: str | None = setting(
+        HttpAddress(),
+        default=None,
+        text="Consul agent to register with, `http://host:port`, `https://host:port` or `host:port`",
+        secret=True,  # only its faults: what is wrong in it may be a password
+    )
+    consul_http_token: str | None = setting(
+        fields.String(
+            validate=validate.Regexp(r"^[!-~]{1,512}\Z", error="1 to 512 printable characters, no space")
+        ),
+        default=None,
+        text="token for Consul, with `service:write` and `service:read` for `auxiliary-service`",
+        secret=True,
+    )
+    etcd_endpoints: tuple[str, ...] = setting(
+        HttpAddresses(validate=validate.Length(max=16)),
+        default=(),
+        text="etcd (3.4 or newer) to register with: its endpoints, `http://host:port`, comma-separated",
+        secret=True,
+    )
+    etcd_prefix: str = setting(
+        fields.String(
+            validate=validate.Regexp(
+                r"^(?=.{1,256}\Z)[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*\Z",
+                error="names of a-z A-Z 0-9 . _ - with / between them",
+            )
+        ),
+        default="services/auxiliary-service",
+        text="what this instance's key in etcd begins with, before `/<id>`",
+    )
+    service_address: str | None = setting(
+        fields.String(validate=_of_one_host),
+        default=None,
+        text="IP address to announce (default: `HOST`, or if that means all of them, the one from which this "
+        "machine reaches the registry)",
+    )
+    service_weight: int = setting(
+        fields.Integer(validate=validate.Range(1, 1000)),
+        default=1,
+        text="share of the calls to announce, beside the other instances' weights",
+    )
+
+    @property
+    def registers(self) -> bool:
+        """Whether there is a registry to register with."""
+        return bool(self.consul_http_addr or self.etcd_endpoints)
+
+    def registration_path(self, kind: str, lock: str) -> Path:
+        """The file by which this pod's processes agree who registers with one ``kind`` of registry."""
+        return self._runtime(f"{kind}-{lock}")
 
     def together(self) -> list[str]:
         """Name what only several settings make wrong."""

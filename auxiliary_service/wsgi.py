@@ -20,3 +20,5 @@ def make(environ: Mapping[str, str]) -> Flask:
 
 
 app = make(os.environ)
+for each in app.extensions["background"]:
+    each.start()

@@ -35,10 +35,78 @@ def test_the_environment_is_read() -> None:
     assert settings.allow_decryption is True
 
 
+def test_nothing_is_registered_by_default() -> None:
+    settings = load(Settings, {})
+    assert not settings.registers
+    assert (settings.consul_http_addr, settings.consul_http_token, settings.etcd_endpoints) == (
+        None,
+        None,
+        (),
+    )
+    assert (settings.etcd_prefix, settings.service_address) == ("services/auxiliary-service", None)
+    assert settings.service_weight == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("CONSUL_HTTP_ADDR", "127.0.0.1:8500"), ("ETCD_ENDPOINTS", "http://a:2379,b:2379")]
+)
+def test_a_registry_is_registered_with(name: str, value: str) -> None:
+    assert load(Settings, {name: value}).registers
+
+
+def test_the_environment_of_a_registration_is_read() -> None:
+    settings = load(
+        Settings,
+        {
+            "CONSUL_HTTP_ADDR": "consul:8500",
+            "CONSUL_HTTP_TOKEN": "b1gs33cr3t",
+            "ETCD_ENDPOINTS": "http://a:2379, b:2379",
+            "ETCD_PREFIX": "shop/services/aux",
+            "SERVICE_ADDRESS": "fd00::1",
+            "SERVICE_WEIGHT": "1000",
+        },
+    )
+    assert (settings.consul_http_addr, settings.consul_http_token) == ("http://consul:8500", "b1gs33cr3t")
+    assert settings.etcd_endpoints == ("http://a:2379", "http://b:2379")
+    assert (settings.etcd_prefix, settings.service_address) == ("shop/services/aux", "fd00::1")
+    assert settings.service_weight == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CONSUL_HTTP_ADDR", "http://user:canary@consul:8500"),
+        ("CONSUL_HTTP_TOKEN", "canary canary"),
+        ("CONSUL_HTTP_TOKEN", "canary\r\nX: y"),
+        ("ETCD_ENDPOINTS", "http://user:canary@a:2379"),
+    ],
+)
+def test_a_fault_repeats_nothing_that_may_be_a_secret(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(Settings, {name: value})
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{name}: ")
+    assert "canary" not in fault
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("PROJECT_NAME", "a/b"),
+        ("ETCD_ENDPOINTS", ",".join(f"a{number}:1" for number in range(17))),
+        ("ETCD_PREFIX", "/services"),
+        ("ETCD_PREFIX", "services/"),
+        ("ETCD_PREFIX", "a//b"),
+        ("ETCD_PREFIX", "a b"),
+        ("ETCD_PREFIX", "a" * 257),
+        ("SERVICE_ADDRESS", "pod.example"),
+        ("SERVICE_ADDRESS", "0.0.0.0"),
+        ("SERVICE_ADDRESS", "::"),
+        ("SERVICE_ADDRESS", "224.0.0.1"),
+        ("SERVICE_ADDRESS", "fe80::1%eth0"),
+        ("SERVICE_ADDRESS", "10.0.0.1:3001"),
+        ("SERVICE_WEIGHT", "0"),
+        ("SERVICE_WEIGHT", "1001"),
         ("PROJECT_NAME", ".."),
         ("PROJECT_NAME", "a b"),
         ("AWS_ENDPOINT_URL", "localhost:4566"),
