@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import NoReturn
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -22,7 +23,7 @@ _BY_STATUS: dict[int, type[ServiceError]] = {404: NotFound, 413: TooLarge}
 
 
 def install(app: Flask, versions: Versions | None = None) -> None:
-    """Answer every error of ``app`` with the one body.
+    """Answer every error of ``app`` with the one body, and leave its code in ``g.error_code``.
 
     ``versions`` gives what the body's ``versions`` says; without it the body has none.
     What gunicorn refused (see :mod:`chassis.worker`) arrives as ``environ["chassis.refusal"]`` and is
@@ -31,6 +32,7 @@ def install(app: Flask, versions: Versions | None = None) -> None:
 
     def answer(error: Exception) -> Response:
         known = _known(error)
+        g.error_code = known.code
         return render(known, versions(known) if versions else None)
 
     app.before_request(_refuse_early)
@@ -45,8 +47,13 @@ def _refuse_early() -> None:
     if request.environ.get("PATH_INFO", "").startswith("//") or "%" in written:
         # Werkzeug drops leading slashes and WSGI decodes `%2F`, which is no slash (RFC 3986, 2.2), so that
         # a rule matched a path that nobody wrote down.
-        request.url_rule = None
-        raise NotFound
+        nowhere()
+
+
+def nowhere() -> NoReturn:
+    """Answer the current request as if no rule had matched, whatever its method: 404, also in the metrics."""
+    request.url_rule = request.routing_exception = None
+    raise NotFound
 
 
 def _known(error: Exception) -> ServiceError:

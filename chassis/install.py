@@ -1,6 +1,6 @@
 """Hangs the chassis on a Flask app: every hook of both services, in one visible order."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from flask import Flask, request
 from prometheus_client import CollectorRegistry
@@ -20,10 +20,12 @@ def install(
     client_address: ClientAddress,
     versions: Versions | None = None,
     cors: Cors | None = None,
+    counted: Callable[[str, int, float], object] | None = None,
 ) -> CollectorRegistry:
     """Give ``app`` everything that both services do alike; return the registry for its own metrics.
 
-    ``probes`` are the rules that are logged at DEBUG only. Flask runs hooks before a request in this
+    ``probes`` are the rules that are logged at DEBUG only; ``counted`` is called with the rule, status and
+    seconds of each request. Flask runs hooks before a request in this
     order and those after it in the opposite one: metrics see the whole of a request, and headers are
     complete when the access log counts the bytes.
     """
@@ -37,7 +39,7 @@ def install(
         forwarded = request.headers.get("X-Forwarded-Proto", "") == "https"
         return forwarded and client_address.trusts(request.remote_addr or "")
 
-    registry = metrics.install(app, settings.SERVICE, settings.metrics_path)
+    registry = metrics.install(app, settings.SERVICE, settings.metrics_path, counted)
     access_log.install(app, client_address, {*probes, "/metrics"})
     request_id.install(app)
     tracing.install(app)

@@ -74,9 +74,12 @@ def when_done(response: Response, finish: Callable[[], None]) -> None:
         finish()
 
 
-def install(app: Flask, service: str, folder: Path) -> CollectorRegistry:
+def install(
+    app: Flask, service: str, folder: Path, counted: Callable[[str, int, float], object] | None = None
+) -> CollectorRegistry:
     """Measure every request of ``app`` and serve ``/metrics``; give the registry for a service's own.
 
+    ``counted`` is told of each one too: its rule, its status, and its seconds.
     In ``folder`` :mod:`chassis.worker` leaves a ``worker_<pid>.pid`` per living worker; the figures
     themselves are where ``PROMETHEUS_MULTIPROC_DIR`` said when prometheus_client was loaded.
     """
@@ -101,8 +104,11 @@ def install(app: Flask, service: str, folder: Path) -> CollectorRegistry:
         names = (method_label(), route_label(), str(response.status_code), service)
 
         def finish() -> None:
-            duration.labels(*names).observe(elapsed())
+            seconds = elapsed()
+            duration.labels(*names).observe(seconds)
             count.labels(*names).inc()
+            if counted is not None:
+                counted(names[1], response.status_code, seconds)
 
         when_done(response, finish)
         return response

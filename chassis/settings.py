@@ -177,6 +177,11 @@ class ServiceSettings:
         return self.gunicorn_threads + WAITING_ROOM + _SPARE_THREADS
 
     @property
+    def ports(self) -> tuple[int, ...]:
+        """All ports to listen on, ``port`` first."""
+        return (self.port,)
+
+    @property
     def drain_path(self) -> Path:
         """The drain file: shared by this pod's workers and its preStop hook, gone at the next start."""
         return Path(self.drain_file) if self.drain_file else self._runtime("draining")

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ports:
         processes.add_process(name, commands[name], env=variables[name], cwd=str(ROOT))
     project = variables["gateway"]["PROJECT_NAME"]
-    watcher = threading.Thread(target=watch, args=(ports, project, processes.say), daemon=True)
+    operations = variables["gateway"].get("OPERATIONS_PORT", ports["gateway"])
+    watcher = threading.Thread(target=watch, args=(ports, project, operations, processes.say), daemon=True)
     processes.loop(started=watcher.start)
     if processes.failed is None:
         return 0
@@ -185,7 +186,7 @@ def _emulated(variables: Mapping[str, str], number: int) -> dict[str, str]:
     }
 
 
-def watch(ports: Ports, project: str, say: Callable[..., None]) -> None:
+def watch(ports: Ports, project: str, operations: int | str, say: Callable[..., None]) -> None:
     """Print the banner when the services are ready; until then, once, that it takes too long."""
     complain_at = time.monotonic() + PATIENCE
     warned = False
@@ -194,7 +195,7 @@ def watch(ports: Ports, project: str, say: Callable[..., None]) -> None:
             warned = True
             say(f"not ready after {PATIENCE:.0f} s: {obstacle}; look for its lines above (Ctrl-C ends all)")
         time.sleep(0.1)
-    say(banner(ports, project), prefix=False)
+    say(banner(ports, project, operations), prefix=False)
 
 
 def not_ready(ports: Ports) -> str | None:
@@ -219,9 +220,9 @@ def not_ready(ports: Ports) -> str | None:
     )
 
 
-def banner(ports: Ports, project: str) -> str:
-    """Write the addresses and three lines to try."""
-    gateway = f"http://{HOST}:{ports['gateway']}"
+def banner(ports: Ports, project: str, operations: int | str) -> str:
+    """Write the addresses and three lines to try; ``operations`` is the port of the operations endpoints."""
+    gateway, beside = f"http://{HOST}:{ports['gateway']}", f"http://{HOST}:{operations}"
     local = "aws" in ports
     aws = (
         f"http://{HOST}:{ports['aws']} (emulated, in memory)"
@@ -235,6 +236,7 @@ def banner(ports: Ports, project: str) -> str:
     page           {gateway}/
     documentation  {gateway}/docs
     gateway        {gateway}
+    operations     {beside} /health /services /circuit-breakers /routes /gateway/stats /metrics
     auxiliary      http://{HOST}:{ports["auxiliary"]}
     AWS            {aws}, parameters below /{project}/
 

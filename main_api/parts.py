@@ -52,7 +52,11 @@ def make_parts(settings: Settings, session: Session, telemetry: Telemetry, versi
         auxiliary.gone(instance)
         client.forget(instance)
 
-    listed = _instances(settings, joined=lambda instance: auxiliary.joined(instance), gone=gone)
+    def joined(instance: Instance) -> None:
+        # Without checks there is nothing to wait for.
+        (auxiliary.found if settings.health_check_interval else auxiliary.joined)(instance)
+
+    listed = _instances(settings, joined=joined, gone=gone)
     auxiliary = Service(
         AUXILIARY, listed, Checked(client, AUXILIARY, versions), _numbers(settings), telemetry
     )
@@ -117,14 +121,17 @@ def _health_checks(settings: Settings, session: Session, parts: Parts) -> Iterat
         return
     asked = HealthCheckSettings(path=settings.health_check_path, timeout=settings.health_check_timeout)
     for service in parts.services.values():
-        yield HealthChecks(
+        checks = HealthChecks(
             service.instances,
             Check(session, asked),
             service.checked,
             interval=settings.health_check_interval,
             ejected=service.breakers.ejected,
+            new=service.health.unproven,
             ejected_interval=settings.health_check_ejected_interval,
         )
+        service.on_found = checks.soon
+        yield checks
 
 
 def _numbers(settings: Settings) -> ServiceNumbers:

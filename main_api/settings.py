@@ -37,8 +37,14 @@ class Settings(ServiceSettings):
 
     SERVICE: ClassVar[str] = "main-api"
     PROBES: ClassVar[tuple[str, ...]] = ("/api/health", "/api/health/serving")
-    UNAVAILABLE: ClassVar[tuple[str, ...]] = ("GATEWAY_CONFIG", "OPERATIONS_PORT")
+    UNAVAILABLE: ClassVar[tuple[str, ...]] = ("GATEWAY_CONFIG",)
 
+    operations_port: int | None = setting(
+        _count(1, 65535),
+        default=None,
+        text="port for `/metrics` and the operations endpoints alone, which are then 404 on `PORT` (default: "
+        "they are on `PORT`)",
+    )
     auxiliary_service_url: tuple[str, ...] | Registered = setting(  # noqa: RUF009 - both are frozen
         ServiceAddress(),
         default=("http://localhost:3001",),
@@ -231,9 +237,18 @@ class Settings(ServiceSettings):
             ("retry_backoff_max", "retry_backoff"),
             ("breaker_open_seconds_max", "breaker_open_seconds"),
         )
+        same = self.operations_port == self.port
         return [
-            f"{larger.upper()}: at least {smaller.upper()} ({getattr(self, smaller):g}) needed, "
-            f"got {getattr(self, larger):g}"
-            for larger, smaller in least
-            if getattr(self, larger) < getattr(self, smaller)
+            *([f"OPERATIONS_PORT: another port than PORT ({self.port}) needed"] if same else []),
+            *(
+                f"{larger.upper()}: at least {smaller.upper()} ({getattr(self, smaller):g}) needed, "
+                f"got {getattr(self, larger):g}"
+                for larger, smaller in least
+                if getattr(self, larger) < getattr(self, smaller)
+            ),
         ]
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The public port and, where it is set, that of the operations endpoints."""
+        return (self.port,) if self.operations_port is None else (self.port, self.operations_port)

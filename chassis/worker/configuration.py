@@ -42,7 +42,8 @@ def gunicorn_settings(settings: ServiceSettings, app: str) -> dict[str, object]:
     return {
         "wsgi_app": app,
         "proc_name": settings.SERVICE,
-        "bind": f"{host}:{settings.port}",
+        # One worker serves them all; a request knows its own by SERVER_PORT, which no client can set.
+        "bind": [f"{host}:{port}" for port in settings.ports],
         "workers": settings.web_concurrency,
         "threads": settings.server_threads,
         "worker_class": "chassis.worker.Worker",

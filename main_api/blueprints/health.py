@@ -12,7 +12,7 @@ from chassis import timestamp
 from chassis.errors import ServiceError
 from main_api.exchange import Call, Proceed, Reply
 from main_api.routing.route import Documentation, Route, ToFunction
-from main_api.schemas.answers import Ready
+from main_api.schemas.answers import NotReady, Ready
 
 READY = "/api/health/ready"
 ASK_SECONDS = 1.0
@@ -94,7 +94,11 @@ def routes(readiness: Readiness) -> tuple[Route, ...]:
             rule=READY,
             end=ToFunction(readiness),
             documentation=Documentation(
-                "Whether the gateway and the auxiliary service can answer", Ready, errors=(503,), tag="health"
+                "Whether the gateway and the auxiliary service can answer",
+                Ready,
+                errors=(503,),
+                tag="health",
+                unwell=NotReady,
             ),
         ),
     )

@@ -1,6 +1,7 @@
 """The OpenAPI 3.1 document, made from the routes and their schemas."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -10,7 +11,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
 from main_api.routing.route import Documentation, Route
-from main_api.schemas.answers import Error, NotReady, Problem
+from main_api.schemas.answers import Error, Problem
 
 # What any path may answer, besides what its route declares; the last three are the server's own refusals.
 EVERYWHERE = (400, 405, 414, 431, 500, 501)
@@ -38,11 +39,12 @@ def document(version: str, routes: Iterable[Route], plain: Mapping[str, Document
         },
         plugins=[MarshmallowPlugin()],
     )
-    for schema in (Error, Problem, NotReady):
+    for schema in (Error, Problem):
         spec.components.schema(schema.__name__, schema=schema)
     for route in routes:
         spec.path(
-            path=route.rule, operations={"get": _operation(route.name, route.documentation, route.query)}
+            path=re.sub("<([a-z]+)>", r"{\1}", route.rule),
+            operations={"get": _operation(route.name, route.documentation, route.query)},
         )
     for path, documentation in plain.items():
         spec.path(
@@ -59,11 +61,16 @@ def _operation(name: str, documentation: Documentation, query: type[Schema] | No
         "summary": documentation.summary,
         "tags": [documentation.tag],
         "responses": {"200": _success(documentation)}
-        | {str(code): _failure(code, name, documentation) for code in statuses},
+        | {str(code): _failure(code, documentation) for code in statuses},
     }
     if documentation.description:
         operation["description"] = documentation.description
-    parameters: list[dict[str, Any]] = [{"in": "query", "schema": query}] if query is not None else []
+    parameters: list[dict[str, Any]] = [
+        {"in": "path", "name": name, "required": True, "description": text, "schema": {"type": "string"}}
+        for name, text in documentation.variables.items()
+    ]
+    if query is not None:
+        parameters.append({"in": "query", "schema": query})
     if 504 in documentation.errors:
         parameters.append(TIMEOUT)
     if parameters:
@@ -80,12 +87,12 @@ def _success(documentation: Documentation) -> dict[str, Any]:
     return {"description": "OK", "headers": headers, "content": content}
 
 
-def _failure(status: int, name: str, documentation: Documentation) -> dict[str, Any]:
+def _failure(status: int, documentation: Documentation) -> dict[str, Any]:
     description = HTTPStatus(status).phrase
     if status == 304:
         return {"description": description, "headers": {"X-Request-ID": REQUEST_ID, "ETag": ETAG}}
-    if status == 503 and name == "ready":
-        return {"description": "Not ready", "content": {"application/json": {"schema": NotReady}}}
+    if status == 503 and documentation.unwell is not None:
+        return {"description": description, "content": {"application/json": {"schema": documentation.unwell}}}
     if status in documentation.errors and documentation.answer == "text/plain":
         return {"description": description, "content": {documentation.answer: {}}}
     headers = {"X-Request-ID": REQUEST_ID} | ({"Retry-After": RETRY_AFTER} if status == 503 else {})

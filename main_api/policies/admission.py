@@ -59,6 +59,7 @@ class Admission:
         clock: Callable[[], float] = monotonic,
         wait: Wait = wait_for,
     ) -> None:
+        self.settings = settings
         self._seconds = settings.seconds
         self._slots = Slots(settings.slots, settings.waiters, partial(_counted, wait, waiting))
         self._in_service = in_service
@@ -77,6 +78,10 @@ class Admission:
             raise
         reply.on_close(self._leave)
         return reply
+
+    def state(self) -> tuple[int, int]:
+        """Give how many requests are in service, and how many wait."""
+        return self._slots.state()
 
     def _queue(self, call: Call) -> None:
         left = call.deadline - self._clock()

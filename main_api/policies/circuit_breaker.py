@@ -82,6 +82,27 @@ class Change:
     open_for: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A breaker as it is at one moment; moments are of its clock.
+
+    ``why`` is the reason of its last change, None before the first, ``since`` when that was.
+    ``calls`` and ``failures`` are those that count: while it is closed those of the window, while it is
+    half-open those since it is, while it is open those that opened it. ``failures_in_a_row`` goes on over
+    such changes until a call succeeds. ``opened`` counts all times since it was made. ``next_attempt`` is
+    when an open one lets a call through; it may be over, for an open one stays so until it is asked.
+    """
+
+    state: State
+    why: str | None
+    since: float
+    failures_in_a_row: int
+    calls: int
+    failures: int
+    opened: int
+    next_attempt: float | None
+
+
 class Breaker:
     """One instance's breaker: ask :meth:`admit`, make the call, tell :meth:`record` how it ended.
 
@@ -108,13 +129,32 @@ class Breaker:
         self._opened = 0  # times since the last healthy minute
         self._unreachable = False
         self._until = 0.0
-        self._closed_since = clock()
+        self._closed_since = self._since = clock()
         self._admitted = self._succeeded = 0
+        # What is only shown.
+        self._why: str | None = None
+        self._opened_by = (0, 0)
+        self._opened_ever = 0
 
     @property
     def state(self) -> State:
         """Where it is; an open one whose time is over stays open until it is asked."""
         return self._state
+
+    def snapshot(self) -> Snapshot:
+        """Give all that it knows, of one moment."""
+        with self._lock:
+            calls, failures = self._counted()
+            return Snapshot(
+                state=self._state,
+                why=self._why,
+                since=self._since,
+                failures_in_a_row=self._in_a_row,
+                calls=calls,
+                failures=failures,
+                opened=self._opened_ever,
+                next_attempt=self._until if self._state is State.OPEN else None,
+            )
 
     def wait(self) -> float:
         """Give the seconds until a call may be admitted, 0 for now: a glance, without the lock."""
@@ -131,9 +171,10 @@ class Breaker:
         change = None
         with self._lock:
             if self._state is State.OPEN:
-                if self._clock() < self._until:
+                now = self._clock()
+                if now < self._until:
                     return None
-                change = self._turn(State.HALF_OPEN, "its time is over")
+                change = self._turn(now, State.HALF_OPEN, "its time is over")
             if self._state is State.HALF_OPEN:
                 if self._admitted >= self._settings.half_open_calls:
                     return None
@@ -162,7 +203,7 @@ class Breaker:
         with self._lock:
             if self._state is not State.OPEN or not self._unreachable:
                 return
-            change = self._turn(State.HALF_OPEN, "a health check reached it")
+            change = self._turn(self._clock(), State.HALF_OPEN, "a health check reached it")
         self._tell(change)
 
     def _tell(self, change: Change | None) -> None:
@@ -182,14 +223,14 @@ class Breaker:
         self._in_a_row = self._in_a_row + 1 if failed else 0
         if not failed:
             return None
-        if self._in_a_row >= self._settings.failures_in_a_row:
-            return self._open(now, f"{self._in_a_row} failures in a row", verdict)
         calls, failures = self._window.totals(now)
+        if self._in_a_row >= self._settings.failures_in_a_row:
+            return self._open(now, f"{self._in_a_row} failures in a row", verdict, (calls, failures))
         if (
             calls >= self._settings.minimum_calls
             and failures >= self._settings.failure_rate * calls - _ROUNDING
         ):
-            return self._open(now, f"{failures} of {calls} calls failed", verdict)
+            return self._open(now, f"{failures} of {calls} calls failed", verdict, (calls, failures))
         return None
 
     def _judge_half_open(self, verdict: Verdict) -> Change | None:
@@ -198,14 +239,16 @@ class Breaker:
             return None
         now = self._clock()
         if verdict is not Verdict.SUCCESS:
-            return self._open(now, "a call failed while half-open", verdict)
+            self._in_a_row += 1
+            return self._open(now, "a call failed while half-open", verdict, (self._succeeded + 1, 1))
         self._succeeded += 1
+        self._in_a_row = 0
         if self._succeeded < self._settings.half_open_calls:
             return None
         self._closed_since = now
-        return self._turn(State.CLOSED, f"{self._succeeded} calls succeeded")
+        return self._turn(now, State.CLOSED, f"{self._succeeded} calls succeeded")
 
-    def _open(self, now: float, reason: str, last: Verdict) -> Change:
+    def _open(self, now: float, reason: str, last: Verdict, counted: tuple[int, int]) -> Change:
         settings = self._settings
         if self._state is State.CLOSED and now - self._closed_since >= settings.healthy_seconds:
             self._opened = 0
@@ -213,14 +256,22 @@ class Breaker:
         # Earlier, never later than it was set; not all workers knock at the same moment.
         seconds *= 1 - _JITTER * self._random()
         self._opened += 1
+        self._opened_ever += 1
+        self._opened_by = counted
         self._unreachable = last is Verdict.UNREACHABLE
         self._until = now + seconds
-        return self._turn(State.OPEN, reason, seconds)
+        return self._turn(now, State.OPEN, reason, seconds)
 
-    def _turn(self, state: State, reason: str, open_for: float = 0.0) -> Change:
+    def _counted(self) -> tuple[int, int]:
+        """Give calls and failures of the state that it is in."""
+        if self._state is State.OPEN:
+            return self._opened_by
+        return (self._succeeded, 0) if self._state is State.HALF_OPEN else self._window.totals(self._clock())
+
+    def _turn(self, now: float, state: State, reason: str, open_for: float = 0.0) -> Change:
         change = Change(self._state, state, reason, open_for)
-        self._state = state
+        self._state, self._why, self._since = state, reason, now
         self._generation += 1
         self._window.clear()
-        self._in_a_row = self._admitted = self._succeeded = 0
+        self._admitted = self._succeeded = 0
         return change

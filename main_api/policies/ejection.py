@@ -17,7 +17,7 @@ from main_api.errors import (
     UpstreamUnavailable,
 )
 from main_api.exchange import Call, Instance, Proceed, Reply, Stream
-from main_api.policies.circuit_breaker import Breaker, Change, State, Verdict
+from main_api.policies.circuit_breaker import Breaker, Change, Snapshot, State, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,12 @@ class CircuitBreakers:
         """Drop the breaker of an instance that is no more; should it come back, it begins closed."""
         with self._lock:
             self._breakers.pop(instance, None)
+
+    def snapshots(self) -> list[tuple[Instance, Snapshot]]:
+        """Give each breaker as it is now, in the order of their making."""
+        with self._lock:
+            breakers = list(self._breakers.items())
+        return [(instance, breaker.snapshot()) for instance, breaker in breakers]
 
     def wait(self, instance: Instance) -> float:
         """Give the seconds until ``instance`` may be asked again, 0 for now."""

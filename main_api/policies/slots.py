@@ -19,11 +19,16 @@ class Slots:
     """
 
     def __init__(self, size: int, waiters: int = 0, wait: Wait = wait_for) -> None:
-        self._free = size
+        self._size = self._free = size
         self._waiters_most = waiters
         self._wait = wait
         self._lock = threading.Lock()
         self._waiting: deque[threading.Lock] = deque()
+
+    def state(self) -> tuple[int, int]:
+        """Give how many slots are taken, and how many threads wait for one."""
+        with self._lock:
+            return self._size - self._free, len(self._waiting)
 
     def take(self, seconds: float = 0.0) -> bool:
         """Take a slot, waiting ``seconds`` at most where there is room to wait; whether there was one."""

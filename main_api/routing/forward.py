@@ -42,7 +42,8 @@ def view(route: Route, pipeline: Pipeline, door: Door) -> Callable[[], Response]
     # Made once: making a schema costs several times what loading a query with it does.
     schema = route.query() if route.query else None
 
-    def forward() -> Response:
+    def forward(**_: str) -> Response:
+        # What the rule's variables are is in the call's path, for those who have use for it.
         call = _call(route, schema, door)
         try:
             reply = pipeline(call)

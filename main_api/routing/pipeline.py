@@ -8,6 +8,8 @@ from main_api.exchange import Call, Policy, Proceed, Reply
 from main_api.policies.admission import Admission
 from main_api.policies.cache import Cache, Store
 from main_api.policies.scopes import RequireScopes
+from main_api.routing import links
+from main_api.routing.links import Link
 from main_api.routing.route import Route, ToFunction, ToService
 from main_api.routing.service import Service
 from main_api.upstream.instances import InstanceList
@@ -28,10 +30,15 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A route's chain: call it to have a call answered; ``links`` names what it passes, outermost first."""
+    """A route's chain: call it to have a call answered; ``chain`` is what it passes, outermost first."""
 
-    links: tuple[str, ...]
+    chain: tuple[Link, ...]
     answer: Proceed
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """The names of the links, in their order."""
+        return tuple(each.name for each in self.chain)
 
     def __call__(self, call: Call) -> Reply:
         """Answer the call, or raise a :class:`chassis.errors.ServiceError`."""
@@ -44,21 +51,21 @@ def build(route: Route, parts: Parts) -> Pipeline:
     Raises :class:`ValueError`, naming the route, for what it asks that is not there.
     """
     if isinstance(route.end, ToFunction):
-        return Pipeline(("function",), route.end.function)
+        return Pipeline((Link("function"),), route.end.function)
     service = parts.services.get(route.end.service)
     if service is None:
         raise ValueError(f"route {route.name}: there is no service {route.end.service!r}")
-    scopes = route.end.scopes
-    chain: list[tuple[str, Policy | None]] = [
-        ("scopes", RequireScopes(scopes) if scopes else None),
-        ("admission", parts.admission),
-        ("cache", _cache(route.end, service, parts)),
-        ("bulkhead", service.bulkhead),
-        ("retry", service.retry(whole_list=route.end.whole_list)),
-        ("balance", service.balance),
-        ("breaker", service.breakers),
+    end, numbers = route.end, service.numbers
+    chain: list[tuple[Link, Policy | None]] = [
+        (Link("scopes", links.scopes(end.scopes)), RequireScopes(end.scopes) if end.scopes else None),
+        (Link("admission", links.admission(parts.admission.settings)), parts.admission),
+        (Link("cache", links.cache(end.cache)), _cache(end, service, parts)),
+        (Link("bulkhead", links.bulkhead(numbers.bulkhead)), service.bulkhead),
+        (Link("retry", links.retry(service, end)), service.retry(whole_list=end.whole_list)),
+        (Link("balance", links.balance(numbers)), service.balance),
+        (Link("breaker", links.breaker(numbers.breaker)), service.breakers),
     ]
-    return _compose([(name, policy) for name, policy in chain if policy is not None], service.send)
+    return _compose(chain, Link("send", links.send(service, end)), service.send)
 
 
 def _cache(end: ToService, service: Service, parts: Parts) -> Cache | None:
@@ -67,8 +74,9 @@ def _cache(end: ToService, service: Service, parts: Parts) -> Cache | None:
     return service.cache(end.cache, parts.store)
 
 
-def _compose(chain: list[tuple[str, Policy]], send: Proceed) -> Pipeline:
+def _compose(chain: list[tuple[Link, Policy | None]], last: Link, send: Proceed) -> Pipeline:
     answer: Callable[[Call], Reply] = send
     for _, policy in reversed(chain):
-        answer = partial(policy, proceed=answer)
-    return Pipeline((*(name for name, _ in chain), "send"), answer)
+        if policy is not None:
+            answer = partial(policy, proceed=answer)
+    return Pipeline((*(link for link, policy in chain if policy is not None), last), answer)

@@ -14,7 +14,8 @@ class Documentation:
     """What ``/openapi.json`` says of a route beside its path and query.
 
     ``answer`` is the schema of the 200's body, or its media type where that is not JSON; ``errors``
-    are the statuses a caller may meet besides those that every route has.
+    are the statuses a caller may meet besides those that every route has. ``variables`` says what stands in
+    the place of each ``<variable>`` of the rule; ``unwell`` is the schema of a 503 that is no error body.
     """
 
     summary: str
@@ -22,6 +23,8 @@ class Documentation:
     description: str = ""
     errors: tuple[int, ...] = ()
     tag: str = "gateway"
+    variables: Mapping[str, str] = field(default_factory=dict)
+    unwell: type[Schema] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,8 @@ class ToFunction:
 class Route:
     """One path of the gateway.
 
-    ``query`` is the schema of the query string; without one, the query is not looked at.
+    ``rule`` is Flask's, with ``<variable>`` for a segment that may be any; a function finds it in the call's
+    path. ``query`` is the schema of the query string; without one, the query is not looked at.
     """
 
     name: str

@@ -78,7 +78,7 @@ class Client:
         finally:
             seconds = monotonic() - begun
             call.trail.waited(seconds)
-            self._telemetry.upstream(call.instance.service, outcome, seconds)
+            self._telemetry.upstream(call.instance.service, call.instance.url, outcome, seconds)
 
     def forget(self, instance: Instance) -> None:
         """Let go of what is kept for an instance that is no more."""

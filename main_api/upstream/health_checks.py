@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from random import sample
 from time import monotonic
 
 import requests
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # So many instances are asked at the same time; one that hangs holds up its share of the others only.
 _AT_ONCE = 8
+_NEW_AT_ONCE = 16
 _JITTER = 0.1
 _READ_MOST = 64 * 1024
 
@@ -72,8 +74,9 @@ class Check:
 class HealthChecks:
     """A thread that checks every instance every ``interval`` seconds, and tells ``record`` what was found.
 
-    Those that are ``ejected`` are checked every ``ejected_interval``. ``instances`` is asked anew each
-    time. Start it after the fork.
+    Those that are ``ejected`` are checked every ``ejected_interval``, and of those that are ``new`` so many
+    that a registry which lists what is not there does not hold up the others; :meth:`soon` has it begin at
+    once. ``instances`` is asked anew each time. Start it after the fork.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class HealthChecks:
         *,
         interval: float,
         ejected: Callable[[Instance], bool] = lambda _: False,
+        new: Callable[[Instance], bool] = lambda _: False,
         ejected_interval: float = 1.0,
         clock: Callable[[], float] = monotonic,
         random: Callable[[], float] = random_module.random,
@@ -93,11 +97,13 @@ class HealthChecks:
         self._record = record
         self._interval = interval
         self._ejected = ejected
+        self._new = new
         self._pause = min(interval, ejected_interval)
         self._clock = clock
         self._random = random
         self._everybody_at = clock() + interval * random()  # not all workers at the same moment
         self._over = threading.Event()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health-checks", daemon=True)
 
     def start(self) -> None:
@@ -107,8 +113,13 @@ class HealthChecks:
     def stop(self) -> None:
         """End, and wait for the round that is under way."""
         self._over.set()
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def soon(self) -> None:
+        """Begin the next round now: there is an instance that waits for its first check."""
+        self._wake.set()
 
     def round(self, pool: ThreadPoolExecutor) -> None:
         """Check whoever is due."""
@@ -117,7 +128,9 @@ class HealthChecks:
         if now >= self._everybody_at:
             self._everybody_at = now + self._jittered(self._interval)
         else:
+            new = [each for each in due if self._new(each)]
             due = [each for each in due if self._ejected(each)]
+            due += sample(new, min(len(new), _NEW_AT_ONCE))
         for instance, asked in [(each, pool.submit(self._check, each)) for each in due]:
             try:
                 fault = asked.result()
@@ -127,7 +140,11 @@ class HealthChecks:
 
     def _run(self) -> None:
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="health-check") as pool:
-            while not self._over.wait(self._jittered(self._pause)):
+            while True:
+                self._wake.wait(self._jittered(self._pause))
+                self._wake.clear()
+                if self._over.is_set():
+                    return
                 try:
                     self.round(pool)
                 except Exception:

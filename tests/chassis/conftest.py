@@ -59,6 +59,7 @@ def make_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Flask]:
         probes: Collection[str] = ("/probe",),
         service: str = SERVICE,
         folder: Path = empty,
+        told: Callable[[str, int, float], object] | None = None,
     ) -> Flask:
         app = Flask("test_service", static_folder=None)
         app.extensions["registry"] = install(
@@ -68,6 +69,7 @@ def make_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Flask]:
             client_address=ClientAddress(trusted),
             versions=versions,
             cors=cors,
+            counted=told,
         )
         rules: dict[str, Callable[..., Any]] = {
             "/": lambda: "home",

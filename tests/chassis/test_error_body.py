@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Flask, abort, request
+from flask import Flask, Response, abort, g, request
 from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from chassis import errors
+from chassis.error_body import nowhere
 from chassis.errors import BadRequest, ServiceError, UriTooLong, ValidationFailed
 
 Logged = Callable[..., list[dict[str, Any]]]
@@ -170,6 +171,46 @@ def test_a_known_error_is_no_fault_of_ours_to_be_logged(
     raising(make_app, BadRequest()).get("/raise")
 
     assert logged("chassis.error_body") == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
+def test_a_hook_may_answer_as_if_there_were_no_such_path(
+    make_app: Callable[..., Flask], method: str, counted: Callable[..., float], service: str
+) -> None:
+    app = make_app(service=service)
+    app.before_request(nowhere)
+    before = counted(route="<unmatched>", method=method, status_code="404")
+
+    answer = app.test_client().open("/plain", method=method)
+
+    is_the_one_body(answer, 404, "not_found")
+    assert "Allow" not in answer.headers
+    assert counted(route="<unmatched>", method=method, status_code="404") == before + 1
+
+
+def test_a_path_that_is_not_written_as_it_is_meant_is_counted_for_no_rule_in_any_method(
+    fresh: FlaskClient, counted: Callable[..., float]
+) -> None:
+    before = counted(route="<unmatched>", method="POST", status_code="404")
+
+    fresh.post("/", environ_overrides={"PATH_INFO": "//plain"})
+
+    assert counted(route="<unmatched>", method="POST", status_code="404") == before + 1
+
+
+def test_the_code_of_an_error_is_left_for_those_who_count(make_app: Callable[..., Flask]) -> None:
+    left: list[str | None] = []
+    app = make_app()
+
+    def look(response: Response) -> Response:
+        left.append(g.get("error_code"))
+        return response
+
+    app.after_request(look)
+    for path in ("/nowhere", "/plain", "/bug"):
+        app.test_client().get(path)
+
+    assert left == ["not_found", None, "internal_error"]
 
 
 def test_head_of_an_error_has_its_headers_and_no_body(client: FlaskClient) -> None:

@@ -133,6 +133,28 @@ def test_head_of_a_streamed_answer_is_counted_once(
     assert counted(route="/streamed", method="HEAD") == before + 1
 
 
+def test_each_answer_is_told_of_once_with_its_rule_status_and_seconds(make_app: Callable[..., Flask]) -> None:
+    told: list[tuple[str, int, float]] = []
+    app = make_app({"/streamed": streamed}, told=lambda *facts: told.append(facts))
+    client = app.test_client()
+    answer = client.get("/streamed", buffered=False)
+    assert told == []
+    answer.close()
+    client.get("/sized/3?query=1")
+    client.post("/plain")
+    client.get("/nowhere")
+    client.get("/", environ_overrides={"chassis.refusal": UriTooLong()})
+
+    assert [facts[:2] for facts in told] == [
+        ("/streamed", 200),
+        ("/sized/<int:size>", 200),
+        ("/plain", 405),
+        ("<unmatched>", 404),
+        ("<unparsed>", 414),
+    ]
+    assert all(0 < seconds < 60 for *_, seconds in told)
+
+
 @pytest.mark.parametrize("query", ["?name[]=x", "?name[]=http_requests_total", "?name%5B%5D=", "?%ff=%00"])
 def test_a_query_changes_nothing(fresh: FlaskClient, query: str) -> None:
     fresh.get("/plain")

@@ -188,6 +188,10 @@ def test_settings_are_not_changed_later() -> None:
         Settings().port = 1  # type: ignore[misc]
 
 
+def test_a_service_listens_on_its_port() -> None:
+    assert load(Settings, {"PORT": "4000"}).ports == (4000,)
+
+
 def test_drain_file_and_metrics_are_named_by_service_and_port() -> None:
     loaded = load(Settings, {"PORT": "8080"})
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -33,6 +34,13 @@ SERVED = {
     "/api/health/ready": {200, 503},
     "/api/health/serving": {200, 503},
     "/metrics": {200},
+    "/health": {200},
+    "/health/{service}": {200, 404, 503},
+    "/services": {200},
+    "/services/{name}": {200, 404},
+    "/circuit-breakers": {200},
+    "/routes": {200},
+    "/gateway/stats": {200},
     "/": {200, 304},
     "/docs": {200, 304},
     "/openapi.json": {200},
@@ -44,14 +52,19 @@ def test_the_document_is_valid_openapi_3_1() -> None:
     assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
 
 
+def described(rule: str) -> str:
+    """Write a rule of Flask's as OpenAPI does."""
+    return rule.replace("<", "{").replace(">", "}")
+
+
 def test_every_rule_of_the_app_is_described_but_for_the_parts_of_pages() -> None:
-    rules = {rule.rule for rule in APP.url_map.iter_rules()}
+    rules = {described(rule.rule) for rule in APP.url_map.iter_rules()}
 
     assert {rule for rule in rules if not rule.startswith(UNDESCRIBED)} - set(DOCUMENT["paths"]) == set()
 
 
 def test_every_path_that_is_described_is_served_by_its_methods() -> None:
-    methods = {rule.rule: rule.methods for rule in APP.url_map.iter_rules()}
+    methods = {described(rule.rule): rule.methods for rule in APP.url_map.iter_rules()}
 
     for path, operations in DOCUMENT["paths"].items():
         assert {each.upper() for each in operations} == {"GET"}
@@ -60,9 +73,9 @@ def test_every_path_that_is_described_is_served_by_its_methods() -> None:
 
 @pytest.mark.parametrize("path", SERVED)
 def test_every_status_of_the_contract_is_described_and_no_other(path: str) -> None:
-    described = {int(status) for status in DOCUMENT["paths"][path]["get"]["responses"]}
+    found = {int(status) for status in DOCUMENT["paths"][path]["get"]["responses"]}
 
-    assert described == SERVED[path] | EVERYWHERE
+    assert found == SERVED[path] | EVERYWHERE
 
 
 def test_every_operation_has_its_own_name_and_a_summary() -> None:
@@ -77,7 +90,7 @@ def test_the_version_is_the_services() -> None:
 
 
 def test_the_query_is_described_as_it_is_checked() -> None:
-    described = {
+    queries = {
         path: {
             (each["name"], each["required"])
             for each in operations["get"].get("parameters", ())
@@ -87,12 +100,20 @@ def test_the_query_is_described_as_it_is_checked() -> None:
     }
 
     page = {("limit", False), ("nextToken", False), ("prefix", False)}
-    assert described["/api/s3/buckets"] == page
-    assert described["/api/parameters/list"] == page | {("decrypt", False)}
-    assert described["/api/parameters"] == {("name", True), ("decrypt", False)}
-    assert not any(
-        described[path] for path in described if path not in SERVED or not path.startswith("/api/")
-    )
+    assert queries["/api/s3/buckets"] == page
+    assert queries["/api/parameters/list"] == page | {("decrypt", False)}
+    assert queries["/api/parameters"] == {("name", True), ("decrypt", False)}
+    assert not any(queries[path] for path in queries if path not in SERVED or not path.startswith("/api/"))
+
+
+def test_every_variable_of_a_path_is_described_and_no_other() -> None:
+    for path, operations in DOCUMENT["paths"].items():
+        named = [
+            (each["name"], each["required"], bool(each["description"]))
+            for each in operations["get"].get("parameters", ())
+            if each["in"] == "path"
+        ]
+        assert named == [(name, True, True) for name in re.findall(r"\{([a-z]+)\}", path)]
 
 
 def test_what_asks_the_auxiliary_may_be_asked_to_hurry() -> None:
@@ -123,11 +144,11 @@ def test_a_pattern_of_the_query_means_the_same_to_every_reader(
     name: str, lawful: list[str], unlawful: list[str]
 ) -> None:
     """JSON Schema's patterns are ECMAScript's: searched for, not matched, and ``\\Z`` is the letter Z."""
-    described = pattern("/api/s3/buckets", name)
+    found = pattern("/api/s3/buckets", name)
 
-    assert not re.search(r"\\[AZz]|\(\?P", described)
-    assert all(re.search(described, each) for each in lawful)
-    assert not any(re.search(described, each) for each in unlawful)
+    assert not re.search(r"\\[AZz]|\(\?P", found)
+    assert all(re.search(found, each) for each in lawful)
+    assert not any(re.search(found, each) for each in unlawful)
 
 
 # Real answers.
@@ -140,7 +161,7 @@ def closed(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     made = {name: closed(each) for name, each in schema.items()}
-    return {**made, "additionalProperties": False} if schema.get("type") == "object" else made
+    return {"additionalProperties": False, **made} if schema.get("type") == "object" else made
 
 
 def assert_as_described(path: str, answer: TestResponse) -> None:
@@ -190,6 +211,15 @@ TARGETS = {
     "/api/parameters/list": "/api/parameters/list?limit=10",
     "/api/parameters": "/api/parameters?name=b",
 }
+OPERATIONS = {
+    "/health": "/health",
+    "/health/{service}": "/health/auxiliary-service",
+    "/services": "/services",
+    "/services/{name}": "/services/auxiliary-service",
+    "/circuit-breakers": "/circuit-breakers",
+    "/routes": "/routes",
+    "/gateway/stats": "/gateway/stats",
+}
 PROBLEM = {"Accept": "application/problem+json"}
 
 
@@ -198,7 +228,7 @@ def test_what_succeeds_is_as_described(path: str, pair_over_fake_aws: Callable[.
     pair = pair_over_fake_aws()
     pair.aws.answer = answering
 
-    answer = pair.gateway.get(TARGETS.get(path, path))
+    answer = pair.gateway.get({**TARGETS, **OPERATIONS}.get(path, path))
 
     assert answer.status_code == 200
     assert_as_described(path, answer)
@@ -286,6 +316,51 @@ def test_not_ready_is_as_described() -> None:
 
     assert answer.status_code == 503
     assert_as_described("/api/health/ready", answer)
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_what_operators_are_told_of_trouble_is_as_described(path: str) -> None:
+    """Every field that may be null or have a name of its own is filled: checks, changes, retries, errors."""
+    session = Session(pool_size=1, connect_timeout=1)
+    session.mount("http://", Failing())
+    asked = {"retry_backoff": 0.0, "bulkhead": 1, "breaker_failures_in_a_row": 2, "retry_attempts": 2}
+    app = create_app(
+        Settings(health_check_interval=0.000001, health_check_unhealthy_after=1, **asked), session
+    )
+    [checks] = app.extensions["background"]
+    with ThreadPoolExecutor(1) as pool:
+        checks.round(pool)
+    client = app.test_client()
+    statuses = [client.get(target).status_code for target in ("/api/s3/buckets", "/api/s3/buckets", "/none")]
+    assert statuses == [502, 503, 404]
+
+    answer = client.get(OPERATIONS[path])
+
+    assert answer.status_code == (503 if path == "/health/{service}" else 200)
+    assert_as_described(path, answer)
+
+
+@pytest.mark.parametrize("headers", [{}, PROBLEM], ids=["plain", "problem"])
+@pytest.mark.parametrize("path", [path for path in OPERATIONS if "{" in path])
+def test_a_service_that_is_not_there_is_as_described(
+    path: str, headers: dict[str, str], pair_over_fake_aws: Callable[..., Any]
+) -> None:
+    client = pair_over_fake_aws().gateway
+
+    answer = client.get(OPERATIONS[path].replace("auxiliary-service", "another"), headers=headers)
+
+    assert answer.status_code == 404
+    assert_as_described(path, answer)
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_what_operators_may_not_do_is_as_described(path: str, pair_over_fake_aws: Callable[..., Any]) -> None:
+    client = pair_over_fake_aws().gateway
+    answers = [client.post(OPERATIONS[path]), client.get(OPERATIONS[path], data=b"x")]
+
+    assert [each.status_code for each in answers] == [405, 400]
+    for answer in answers:
+        assert_as_described(path, answer)
 
 
 def test_draining_is_as_described(tmp_path: Any) -> None:

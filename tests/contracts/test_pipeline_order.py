@@ -3,6 +3,7 @@
 import pytest
 
 from main_api.app import create_app
+from main_api.blueprints.operations import reserved
 from main_api.settings import Settings
 
 FUNCTION = ("function",)
@@ -12,6 +13,13 @@ LINKS = {
     "/api/parameters/list": ("scopes", *SERVICE),
     "/api/parameters": ("scopes", *SERVICE),
     "/api/health/ready": FUNCTION,
+    "/health": FUNCTION,
+    "/health/<service>": FUNCTION,
+    "/services": FUNCTION,
+    "/services/<name>": FUNCTION,
+    "/circuit-breakers": FUNCTION,
+    "/routes": FUNCTION,
+    "/gateway/stats": FUNCTION,
     "/": FUNCTION,
     "/docs": FUNCTION,
     "/openapi.json": FUNCTION,
@@ -77,6 +85,14 @@ def test_without_room_for_answers_no_route_has_a_cache() -> None:
     }
 
     assert built == {rule: tuple(link for link in links if link != "cache") for rule, links in LINKS.items()}
+
+
+def test_the_paths_of_operators_are_theirs_alone() -> None:
+    operators = {each.rule for each, _ in APP.extensions["routes"] if each.documentation.tag == "operations"}
+
+    assert {rule for rule in BUILT if reserved(rule)} == operators
+    assert {rule for rule in PLAIN_VIEWS if reserved(rule)} == {"/metrics"}
+    assert len(operators) == 7
 
 
 def test_every_route_is_asked_by_get_alone() -> None:

@@ -169,7 +169,7 @@ class TestDotenv:
 
 class TestBanner:
     def test_addresses_and_three_lines_to_try(self):
-        lines = run.banner({**ALL, "gateway": 3100}, "myproject").splitlines()
+        lines = run.banner({**ALL, "gateway": 3100}, "myproject", 3100).splitlines()
         assert [line.strip() for line in lines if "curl" in line] == [
             "curl http://127.0.0.1:3100/api/s3/buckets",
             "curl http://127.0.0.1:3100/api/parameters/list",
@@ -179,8 +179,41 @@ class TestBanner:
         for address in (":3100/\n", ":3100/docs\n", "http://127.0.0.1:3001\n", "http://127.0.0.1:4566 "):
             assert address in text
 
+    def test_the_operations_endpoints_are_one_line_with_their_own_port(self):
+        lines = run.banner(ALL, "myproject", "9000").splitlines()
+        [line] = [line.split() for line in lines if "/circuit-breakers" in line]
+        assert line[:2] == ["operations", "http://127.0.0.1:9000"]
+        assert {"/health", "/services", "/routes", "/gateway/stats", "/metrics"} < set(line)
+
+    @pytest.mark.parametrize(("given", "port"), [({}, "3000"), ({"OPERATIONS_PORT": "9000"}, "9000")])
+    def test_the_port_is_the_one_that_is_set_else_the_gateways(self, given, port, monkeypatch, tmp_path):
+        seen = []
+
+        class Finished:
+            failed = None
+
+            def add_process(self, name, command, env, cwd):
+                pass
+
+            def say(self, text, **how):
+                seen.append(text)
+
+            def loop(self, started):
+                started()
+                started.__self__.join(10)
+
+        procfile = run.ROOT / "Procfile"
+        monkeypatch.setattr(run, "ROOT", tmp_path)  # whatever .env the checkout has
+        for name, value in {"OPERATIONS_PORT": "", **given}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(run, "bind_error", lambda number: 0)
+        monkeypatch.setattr(run, "not_ready", lambda ports: None)
+        monkeypatch.setattr(run, "Processes", Finished)
+        assert run.main(["--procfile", str(procfile)]) == 0
+        assert f"operations     http://127.0.0.1:{port} /health" in seen[0]
+
     def test_the_real_aws_has_no_address_and_no_demonstration_data(self):
-        text = run.banner(REAL, "orders")
+        text = run.banner(REAL, "orders", 3000)
         assert "4566" not in text
         assert "database/host" not in text
         assert "/orders/" in text
@@ -199,19 +232,19 @@ class TestWatch:
             monkeypatch.setattr(run.time, "sleep", lambda seconds: None)
             monkeypatch.setattr(run, "not_ready", lambda ports: next(remaining))
             lines = []
-            run.watch(ALL, "myproject", lambda text, **how: lines.append(text))
+            run.watch(ALL, "myproject", 9000, lambda text, **how: lines.append(text))
             return lines
 
         return watch
 
     def test_the_banner_comes_when_all_are_ready(self, said):
-        assert said("aws does not answer", None) == [run.banner(ALL, "myproject")]
+        assert said("aws does not answer", None) == [run.banner(ALL, "myproject", 9000)]
 
     def test_a_long_wait_is_said_once_and_the_banner_still_comes(self, said):
         obstacles = ["gateway answers 503"] * 50
         notice, banner = said(*obstacles, None)
         assert notice.startswith("not ready after 30 s: gateway answers 503")
-        assert banner == run.banner(ALL, "myproject")
+        assert banner == run.banner(ALL, "myproject", 9000)
 
 
 class TestOutcome:

@@ -203,7 +203,7 @@ def test_wrong_settings_are_all_told_and_nothing_starts() -> None:
             GUNICORN_THREADS="0",
             TRUSTED_PROXIES="everybody",
             REDIS_URL="redis://:secret-canary@",
-            OPERATIONS_PORT="9000",
+            OPERATIONS_PORT="70000",
             AUTHENTICATION="required",
         ),
     ):

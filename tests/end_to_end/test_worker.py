@@ -709,7 +709,7 @@ def test_a_wrong_setting_ends_the_start_with_the_list_of_faults(package: str, na
 
 def test_the_settings_that_clients_and_load_balancers_rely_on() -> None:
     found = gunicorn_settings(Settings(host="::", gunicorn_threads=7, drain_seconds=0), "demo:wsgi")
-    assert found["bind"] == "[::]:3000"
+    assert found["bind"] == ["[::]:3000"]
     assert found["threads"] == 7 + 64 + 2
     assert found["graceful_timeout"] == 1
     assert found["keepalive"] == 75

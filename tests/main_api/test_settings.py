@@ -5,6 +5,7 @@ import ipaddress
 import pytest
 
 from chassis.settings import SettingsError, load
+from chassis.worker import gunicorn_settings
 from main_api.setting_fields import Registered
 from main_api.settings import Settings
 
@@ -381,6 +382,9 @@ def test_what_is_no_address_of_redis_stops_the_start_and_is_not_repeated(url: st
         ("HEALTH_CHECK_TIMEOUT", "0"),
         ("HEALTH_CHECK_UNHEALTHY_AFTER", "0"),
         ("HEALTH_CHECK_HEALTHY_AFTER", "101"),
+        ("OPERATIONS_PORT", "0"),
+        ("OPERATIONS_PORT", "65536"),
+        ("OPERATIONS_PORT", "9000,9001"),
     ],
 )
 def test_a_value_out_of_range_stops_the_start_and_is_named(name: str, value: str) -> None:
@@ -456,7 +460,6 @@ def test_these_words_are_taken_as_they_are(name: str, value: str) -> None:
     [
         ("AUTHENTICATION", "required"),
         ("GATEWAY_CONFIG", "/etc/gateway.yaml"),
-        ("OPERATIONS_PORT", "9000"),
     ],
 )
 def test_what_this_version_does_not_have_stops_the_start(name: str, value: str) -> None:
@@ -464,6 +467,23 @@ def test_what_this_version_does_not_have_stops_the_start(name: str, value: str) 
 
     assert fault.startswith(f"{name}: ")
     assert "not available in this version" in fault
+
+
+def test_the_server_listens_on_both_ports_at_the_same_address() -> None:
+    made = load(Settings, {"HOST": "::1", "PORT": "3100", "OPERATIONS_PORT": "3101"})
+
+    assert gunicorn_settings(made, "app:app")["bind"] == ["[::1]:3100", "[::1]:3101"]
+    # What workers share is named by the public one.
+    assert made.metrics_path == load(Settings, {"PORT": "3100"}).metrics_path
+
+
+def test_the_operations_port_is_none_or_another_one() -> None:
+    assert load(Settings, {}).ports == (3000,)
+    assert load(Settings, {"PORT": "3100", "OPERATIONS_PORT": "3101"}).ports == (3100, 3101)
+    assert faults(PORT="3100", OPERATIONS_PORT="3100") == [
+        "OPERATIONS_PORT: another port than PORT (3100) needed"
+    ]
+    assert faults(OPERATIONS_PORT="3000") == ["OPERATIONS_PORT: another port than PORT (3000) needed"]
 
 
 @pytest.mark.parametrize("name", ["AUTHENTICATION", "REDIS_URL", "GATEWAY_CONFIG", "OPERATIONS_PORT", "PORT"])

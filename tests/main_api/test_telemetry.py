@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,9 +136,9 @@ def test_what_is_recorded_is_exposed_under_this_name_and_these_labels(
 
 
 def test_an_attempt_is_counted_and_timed_by_service_and_outcome(telemetry: Telemetry, service: str) -> None:
-    telemetry.upstream(service, "2xx", 0.03)
-    telemetry.upstream(service, "2xx", 4.0)
-    telemetry.upstream(service, "gateway_timeout", 20.0)
+    telemetry.upstream(service, INSTANCE, "2xx", 0.03)
+    telemetry.upstream(service, INSTANCE, "2xx", 4.0)
+    telemetry.upstream(service, INSTANCE, "gateway_timeout", 20.0)
 
     found = of(exposed(), service)
     family = "upstream_request_duration_seconds"
@@ -181,6 +183,97 @@ def test_an_instance_that_is_listed_has_a_closed_breaker() -> None:
 
     labels = {"service": "listed-one", "instance": INSTANCE}
     assert registry.get_sample_value("circuit_breaker_state", labels) == STATES["closed"]
+
+
+def test_an_instance_that_is_gone_is_shown_as_ill_no_longer() -> None:
+    registry = CollectorRegistry()
+    telemetry, labels = Telemetry(registry), {"service": "gone-one", "instance": INSTANCE}
+    telemetry.breaker("gone-one", INSTANCE, "open", "open")
+    telemetry.healthy("gone-one", INSTANCE, False)
+    telemetry.upstream("gone-one", INSTANCE, "2xx", 1.0)
+
+    telemetry.forget("gone-one", INSTANCE)
+
+    assert registry.get_sample_value("circuit_breaker_state", labels) == STATES["closed"]
+    assert registry.get_sample_value("upstream_instance_healthy", labels) == 1
+    assert telemetry.tally.service("gone-one").instances == {}
+
+
+def series(service: str) -> dict[str, set[str]]:
+    """Give the instances that each metric has a series of."""
+    found: dict[str, set[str]] = {}
+    for name in of(exposed(), service):
+        metric, _, labels = name.partition("{")
+        found.setdefault(metric, set()).update(re.findall('instance="([^"]*)"', labels))
+    return found
+
+
+def test_only_so_many_instances_have_series_of_their_own_and_the_others_share_one(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("main_api.telemetry.INSTANCES_MOST", 5)
+    telemetry = Telemetry(CollectorRegistry())
+    urls = [f"http://{number}:1" for number in range(40)]
+
+    for url in urls:
+        telemetry.listed(service, url)
+        telemetry.healthy(service, url, True)
+        telemetry.in_flight(service, url, 1)
+        telemetry.breaker(service, url, "open", "open")
+
+    metrics = (
+        "circuit_breaker_changes_total",
+        "circuit_breaker_state",
+        "upstream_in_flight",
+        "upstream_instance_healthy",
+    )
+    assert series(service) == {metric: {*urls[:5], "other"} for metric in metrics}
+    samples = of(exposed(), service)
+    assert samples['upstream_in_flight{instance="other",service="S"}'] == 35
+    assert samples['upstream_in_flight{instance="http://0:1",service="S"}'] == 1
+
+    for url in reversed(urls):
+        telemetry.in_flight(service, url, -1)
+        telemetry.forget(service, url)
+
+    flying = {name: value for name, value in of(exposed(), service).items() if "in_flight" in name}
+    assert len(flying) == 6
+    assert set(flying.values()) == {0}
+    telemetry.listed(service, "http://new:1")
+    assert series(service) == {metric: {*urls[:5], "other"} for metric in metrics}
+
+
+def test_by_default_a_thousand_instances_have_series_of_their_own() -> None:
+    from main_api.telemetry import INSTANCES_MOST
+
+    assert INSTANCES_MOST == 1000
+
+
+@pytest.mark.usefixtures("switching")
+def test_instances_that_come_at_the_same_time_do_not_change_their_label(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever counts up under one label counts down under it."""
+    monkeypatch.setattr("main_api.telemetry.INSTANCES_MOST", 1)
+    telemetry = Telemetry(CollectorRegistry())
+    urls = ["http://a:1", "http://b:1"]
+    together = threading.Barrier(4)
+
+    def ask(thread: int) -> list[tuple[str, str]]:
+        found = []
+        for number in range(60):
+            if not together.wait(10):
+                telemetry._labelled.clear()
+            together.wait(10)
+            asked = [urls[thread % 2], *urls]
+            found += [(f"{number} {url}", telemetry._label("s", url)) for url in asked]
+        return found
+
+    with ThreadPoolExecutor(4) as threads:
+        given = {each for found in threads.map(ask, range(4)) for each in found}
+
+    assert len(given) == 60 * 2
+    assert len([label for _, label in given if label == "other"]) == 60
 
 
 def test_a_change_that_is_told_late_is_counted_and_does_not_hide_the_state() -> None:

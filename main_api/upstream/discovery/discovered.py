@@ -93,7 +93,8 @@ class Discovered:
             listing = self._source.read()
             self._take(listing)
         except SourceFailed as error:
-            return self._failed(str(error))
+            # Of one that was closed there is nothing to tell.
+            return 0.0 if self._over.is_set() else self._failed(str(error))
         except Exception as error:
             log.exception("asking %s failed", self._source.name)
             return self._failed(type(error).__name__)

@@ -1,7 +1,11 @@
 """What a registry gives, and the protocol that each kind of registry follows."""
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Protocol
+
+# What a weight counts as at most.
+WEIGHT_MOST = 1000
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,6 +32,20 @@ class Listing:
 
     addresses: tuple[Address, ...]
     again: float = 0.0
+
+
+def shortest(text: str) -> str | None:
+    """Write an IP address in its shortest form, IPv4 within IPv6 as IPv4.
+
+    Gives None for what is none, or is of one host's own link alone.
+    """
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return None if ip.scope_id is not None else str(ip.ipv4_mapped or ip)
 
 
 class SourceFailed(Exception):

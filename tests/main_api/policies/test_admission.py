@@ -65,6 +65,26 @@ def is_full(admission: Admission, clock: Clock) -> bool:
     return False
 
 
+def test_what_is_held_and_waited_for_is_shown() -> None:
+    shown: list[tuple[int, int]] = []
+
+    def look(*_: object) -> bool:
+        shown.append(admission.state())
+        return False
+
+    admission, _, clock = admission_of(slots=2, wait=look)
+    assert admission.state() == (0, 0)
+    one = admission(call_at(clock), lambda _: streaming(b"x"))
+    assert admission.state() == (1, 0)
+    other = admission(call_at(clock), lambda _: streaming(b"x"))
+    with pytest.raises(Overloaded):
+        admission(call_at(clock), answer)
+    assert shown == [(2, 1)]
+    for each in (one, other):
+        each.close()
+    assert admission.state() == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("numbers", "field"),
     [

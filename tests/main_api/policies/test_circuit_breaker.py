@@ -10,7 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from main_api.policies.circuit_breaker import Breaker, BreakerSettings, Change, State, Verdict
+from main_api.policies.circuit_breaker import (
+    Breaker,
+    BreakerSettings,
+    Change,
+    Snapshot,
+    State,
+    Verdict,
+)
 from tests.main_api.policies.fakes import ALMOST_ONE, Clock
 
 GOOD, BAD, NEITHER = Verdict.SUCCESS, Verdict.FAILURE, Verdict.NOT_ITS_BUSINESS
@@ -699,6 +706,65 @@ def test_there_is_never_a_fourth_call_while_half_open() -> None:
     assert len(watched.changes) == 1 + 2 * 300
 
 
+def test_what_is_shown_of_a_breaker_follows_it_from_its_making_to_its_return() -> None:
+    watched = Watched(random=0.5)
+    made = watched.clock.now
+    assert watched.breaker.snapshot() == Snapshot(State.CLOSED, None, made, 0, 0, 0, 0, None)
+
+    watched.ends(GOOD, BAD, NEITHER, BAD)
+    assert watched.breaker.snapshot() == Snapshot(State.CLOSED, None, made, 2, 3, 2, 0, None)
+
+    watched.clock.now += 1
+    opened = watched.clock.now
+    watched.ends(BAD, BAD, GONE)
+    why = "5 failures in a row"
+    shown = Snapshot(State.OPEN, why, opened, 5, 6, 5, 1, opened + 4.75)
+    assert watched.breaker.snapshot() == shown
+
+    # Nobody has asked it since: it is open, and its next attempt is in the past.
+    watched.clock.now += 100
+    assert watched.breaker.snapshot() == shown
+
+    tried = watched.clock.now
+    watched.ends(BAD)
+    why = "a call failed while half-open"
+    assert watched.breaker.snapshot() == Snapshot(State.OPEN, why, tried, 6, 1, 1, 2, tried + 9.5)
+
+    watched.wait_out()
+    half_open = watched.clock.now
+    watched.ends(GOOD, GOOD)
+    shown = Snapshot(State.HALF_OPEN, "its time is over", half_open, 0, 2, 0, 2, None)
+    assert watched.breaker.snapshot() == shown
+
+    watched.clock.now += 1
+    watched.ends(GOOD)
+    closed = watched.clock.now
+    shown = Snapshot(State.CLOSED, "3 calls succeeded", closed, 0, 0, 0, 2, None)
+    assert watched.breaker.snapshot() == shown
+
+
+def test_that_a_check_reached_it_is_shown_as_the_reason() -> None:
+    watched = Watched()
+    watched.open(GONE)
+    watched.clock.now += 2
+
+    watched.breaker.reachable()
+
+    shown = watched.breaker.snapshot()
+    assert (shown.state, shown.why) == (State.HALF_OPEN, "a health check reached it")
+    assert (shown.since, shown.failures_in_a_row, shown.next_attempt) == (watched.clock.now, 5, None)
+
+
+def test_what_left_the_window_is_no_longer_shown() -> None:
+    watched = Watched()
+    watched.ends(GOOD, BAD)
+    watched.clock.now += 60
+
+    shown = watched.breaker.snapshot()
+
+    assert (shown.calls, shown.failures, shown.failures_in_a_row) == (0, 0, 1)
+
+
 class Model:
     """What a breaker is to do, in the plainest words: everything is kept and counted anew each time."""
 
@@ -713,10 +779,14 @@ class Model:
         self.until = 0.0
         self.gone = False
         self.turns: list[State] = []
+        self.since = now
+        self.row = 0
+        self.opened_by: tuple[int, int] = (0, 0)
 
-    def turn(self, state: State) -> None:
+    def turn(self, state: State, now: float) -> None:
         self.state = state
         self.turns.append(state)
+        self.since = now
         self.age += 1
         self.ended = []
         self.places = []
@@ -730,15 +800,28 @@ class Model:
         self.times_opened += 1
         self.until = now + seconds * (1 - random / 10)
         self.gone = gone
-        self.turn(State.OPEN)
+        if self.state is State.CLOSED:
+            self.opened_by = self.counted(now)
+        else:
+            self.opened_by = self.places.count("succeeded") + 1, 1
+        self.turn(State.OPEN, now)
 
-    def reachable(self) -> None:
+    def reachable(self, now: float) -> None:
         if self.state is State.OPEN and self.gone:
-            self.turn(State.HALF_OPEN)
+            self.turn(State.HALF_OPEN, now)
+
+    def counted(self, now: float) -> tuple[int, int]:
+        if self.state is State.OPEN:
+            return self.opened_by
+        if self.state is State.HALF_OPEN:
+            return self.places.count("succeeded"), 0
+        step = self.numbers.window / 10
+        recent = [failed for when, failed in self.ended if int(now / step) - int(when / step) < 10]
+        return len(recent), sum(recent)
 
     def admit(self, now: float) -> int | None:
         if self.state is State.OPEN and now >= self.until:
-            self.turn(State.HALF_OPEN)
+            self.turn(State.HALF_OPEN, now)
         if self.state is State.OPEN:
             return None
         if self.state is State.HALF_OPEN:
@@ -750,6 +833,8 @@ class Model:
     def record(self, ticket: int, verdict: Verdict, now: float, random: float) -> None:
         if ticket != self.age:
             return
+        if verdict is not NEITHER:
+            self.row = 0 if verdict is GOOD else self.row + 1
         if self.state is State.HALF_OPEN:
             self.places.remove("under way")
             if verdict in (BAD, GONE):
@@ -758,7 +843,7 @@ class Model:
                 self.places.append("succeeded")
                 if self.places == ["succeeded"] * self.numbers.half_open_calls:
                     self.closed_since = now
-                    self.turn(State.CLOSED)
+                    self.turn(State.CLOSED, now)
         elif verdict is not NEITHER:
             self.ended.append((now, verdict in (BAD, GONE)))
             # A call that succeeded opens nothing.
@@ -769,12 +854,8 @@ class Model:
         row = self.numbers.failures_in_a_row
         if len(self.ended) >= row and all(failed for _, failed in self.ended[-row:]):
             return True
-        step = self.numbers.window / 10
-        recent = [failed for when, failed in self.ended if int(now / step) - int(when / step) < 10]
-        return (
-            len(recent) >= self.numbers.minimum_calls
-            and sum(recent) / len(recent) >= self.numbers.failure_rate
-        )
+        calls, failures = self.counted(now)
+        return calls >= self.numbers.minimum_calls and failures / calls >= self.numbers.failure_rate
 
 
 SETTINGS = (
@@ -841,7 +922,21 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def a_check_reaches_it(self) -> None:
         self.breaker.reachable()
-        self.model.reachable()
+        self.model.reachable(self.clock.now)
+
+    @invariant()
+    def what_is_shown_is_what_happened(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        shown, model = self.breaker.snapshot(), self.model
+        assert shown.state is model.state
+        assert shown.since == model.since
+        assert shown.why == (self.told[-1].reason if self.told else None)
+        assert shown.failures_in_a_row == model.row
+        assert (shown.calls, shown.failures) == model.counted(self.clock.now)
+        assert shown.opened == model.turns.count(State.OPEN)
+        expected = pytest.approx(model.until) if model.state is State.OPEN else None
+        assert shown.next_attempt == expected
 
     @invariant()
     def both_say_the_same(self) -> None:

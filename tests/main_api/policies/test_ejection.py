@@ -472,6 +472,20 @@ def test_never_more_than_three_calls_are_at_a_half_open_instance() -> None:
     assert judged.breakers.of(A).state is State.CLOSED
 
 
+def test_every_breaker_is_shown_until_its_instance_is_forgotten() -> None:
+    judged = Judged()
+    assert judged.breakers.snapshots() == []
+    judged.breakers.of(B)
+    judged.fails(BrokenOff())
+
+    assert [(each, shown.state, shown.failures) for each, shown in judged.breakers.snapshots()] == [
+        (B, State.CLOSED, 0),
+        (A, State.CLOSED, 1),
+    ]
+    judged.breakers.forget(B)
+    assert [each for each, _ in judged.breakers.snapshots()] == [A]
+
+
 def test_who_is_forgotten_begins_anew_and_its_late_answers_do_no_harm() -> None:
     judged = Judged()
     for _ in range(5):

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from main_api.exchange import Instance
-from main_api.policies.instance_health import HealthThresholds, InstanceHealth
-from tests.main_api.policies.fakes import letter, named
+from main_api.policies.instance_health import HealthThresholds, InstanceHealth, LastCheck
+from tests.main_api.policies.fakes import Clock, letter, named
 
 A, B, C, D, E = FIVE = named("abcde")
 
@@ -105,6 +105,44 @@ def test_a_first_check_that_takes_out_is_told_once() -> None:
     checked(health, A, "-")
 
     assert told == [("a", False)]
+
+
+def test_the_last_check_is_kept_with_its_moment_and_the_last_cause_beside_it() -> None:
+    clock = Clock()
+    health = InstanceHealth(HealthThresholds(), clock=clock)
+    assert health.last(A) is None
+
+    health.record(A, True)
+    assert health.last(A) == LastCheck(clock.now, True, None, None)
+
+    clock.now += 5
+    health.record(A, False, "status 503")
+    assert health.last(A) == LastCheck(clock.now, False, "status 503", "status 503")
+
+    clock.now += 5
+    health.record(A, False, "TimeoutError")
+    health.record(A, True)
+    assert health.last(A) == LastCheck(clock.now, True, None, "TimeoutError")
+    assert health.last(B) is None
+
+
+def test_of_one_that_is_gone_nothing_is_left() -> None:
+    health, _ = health_of()
+    checked(health, A, "---")
+    checked(health, B, "--")
+
+    health.forget(A)
+    health.forget(B)
+    health.forget(C)
+
+    assert health.last(A) is None
+    assert health.healthy(A)
+    # Nor is what it had against it.
+    checked(health, A, "--")
+    checked(health, B, "-")
+    assert health.healthy(A)
+    assert health.healthy(B)
+    assert vars(health)["_last"].keys() == {A, B}
 
 
 def test_the_listener_may_ask_back() -> None:

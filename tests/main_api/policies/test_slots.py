@@ -345,6 +345,7 @@ class SlotsMachine(RuleBasedStateMachine):
     def never_too_many(self) -> None:
         if hasattr(self, "size"):
             assert 0 <= self.inside <= self.size
+            assert self.slots.state() == (self.inside, len(self.queued))
 
     def teardown(self) -> None:
         if not hasattr(self, "size"):

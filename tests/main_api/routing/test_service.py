@@ -284,6 +284,125 @@ def test_a_good_check_lets_back_only_whom_nobody_could_reach(
     ]
 
 
+def shown(service: Service) -> list[tuple[str, str, str | None, bool]]:
+    return [(letter(each.instance), each.state, each.why, each.askable) for each in service.states()]
+
+
+def test_an_instance_that_nothing_speaks_against_is_available() -> None:
+    service, _ = service_of(named("ab"))
+
+    assert shown(service) == [("a", "available", None, True), ("b", "available", None, True)]
+    assert [each.last_check for each in service.states()] == [None, None]
+    service.checked(named("a")[0], True, "")
+    assert shown(service)[0] == ("a", "available", None, True)
+
+
+def test_one_whose_breaker_is_open_is_ejected_for_its_reason_whatever_the_checks_say() -> None:
+    service, _ = service_of(named("a"), breaker=BreakerSettings(failures_in_a_row=2))
+    for _ in range(2):
+        ask(service, BrokenOff())
+
+    assert shown(service) == [("a", "ejected", "2 failures in a row", False)]
+    for _ in range(3):
+        service.checked(named("a")[0], False, "status 503")
+    assert shown(service) == [("a", "ejected", "2 failures in a row", False)]
+
+
+def test_one_whose_time_is_over_is_still_ejected_and_can_be_asked() -> None:
+    """Else a service that nobody asks, because it is said to be ill, would be ill for ever."""
+    numbers = BreakerSettings(failures_in_a_row=1, open_seconds=1e-9)
+    service, _ = service_of(named("a"), breaker=numbers)
+
+    ask(service, BrokenOff())
+
+    assert shown(service) == [("a", "ejected", "1 failures in a row", True)]
+
+
+def test_one_that_the_checks_take_out_is_unhealthy_for_what_the_last_bad_one_found() -> None:
+    service, _ = service_of(named("abc"))
+    [b] = named("b")
+    for cause in ("status 500", "status 503", "TimeoutError"):
+        service.checked(b, False, cause)
+
+    assert shown(service)[1] == ("b", "unhealthy", "health checks failed: TimeoutError", False)
+    service.checked(b, True, "")
+    assert shown(service)[1] == ("b", "unhealthy", "health checks failed: TimeoutError", False)
+    service.checked(b, True, "")
+    assert shown(service)[1] == ("b", "available", None, True)
+
+
+def test_one_that_a_few_calls_decide_on_is_half_open() -> None:
+    service, _ = service_of(named("a"), breaker=BreakerSettings(failures_in_a_row=1))
+    ask(service, UpstreamUnavailable())
+    service.checked(named("a")[0], True, "")
+
+    assert shown(service) == [("a", "half_open", "a health check reached it", True)]
+    for _ in range(3):
+        service.checked(named("a")[0], False, "status 503")
+    assert shown(service) == [("a", "unhealthy", "health checks failed: status 503", False)]
+
+
+def test_one_that_a_registry_has_added_is_new_until_a_check_succeeds() -> None:
+    """It is asked all the same while there is no other."""
+    service, _ = service_of(())
+    a, b = named("ab")
+    why = "no health check of it has succeeded yet"
+    service.found(a)
+    service.instances = lambda: (a,)
+    assert shown(service) == [("a", "new", why, True)]
+
+    service.joined(b)
+    service.instances = lambda: (a, b)
+    assert shown(service) == [("a", "new", why, False), ("b", "available", None, True)]
+    service.checked(a, True, "")
+    assert shown(service)[0] == ("a", "available", None, True)
+
+
+def test_what_is_under_way_is_shown_by_instance() -> None:
+    service, _ = service_of(named("ab"))
+    held = [service.balance(call(), lambda _: streaming(b"x")) for _ in range(3)]
+
+    assert [each.in_flight for each in service.states()] == [2, 1]
+    for each in held:
+        each.close()
+    assert [each.in_flight for each in service.states()] == [0, 0]
+
+
+def test_checks_that_are_not_believed_are_told() -> None:
+    service, _ = service_of(named("abc"), health=HealthThresholds(unhealthy_after=1))
+    service.checked(named("a")[0], False, "x")
+    assert not service.panics()
+
+    service.checked(named("b")[0], False, "x")
+    assert service.panics()
+    assert not service_of(())[0].panics()
+
+
+def test_of_an_instance_that_is_gone_nothing_is_left() -> None:
+    service, told = service_of(named("ab"), breaker=BreakerSettings(failures_in_a_row=1))
+    [a] = named("a")
+    ask(service, BrokenOff())
+    for _ in range(3):
+        service.checked(a, False, "status 503")
+
+    service.gone(a)
+
+    assert [each for each, _ in service.breakers.snapshots()] == list(named("b"))
+    assert service.health.last(a) is None
+    assert told.of["forget"] == [("aux", a.url)]
+
+
+def test_a_new_instance_has_a_breaker_before_it_is_asked() -> None:
+    service, _ = service_of(())
+    assert service.breakers.snapshots() == []
+
+    service.joined(named("a")[0])
+
+    assert [(each, found.state) for each, found in service.breakers.snapshots()] == [
+        (named("a")[0], State.CLOSED)
+    ]
+
+
 def test_the_name_the_instances_and_the_end_are_as_given() -> None:
     service, _ = service_of()
 

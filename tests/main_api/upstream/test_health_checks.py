@@ -323,10 +323,14 @@ class FakeEvent:
     rounds: int
     between: Callable[[], object]
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float) -> None:
         self.pauses.append(seconds)
         self.between()
+
+    def is_set(self) -> bool:
         return len(self.pauses) > self.rounds
+
+    def clear(self) -> None: ...
 
     def set(self) -> None: ...
 
