@@ -128,9 +128,9 @@ class HealthChecks:
         if now >= self._everybody_at:
             self._everybody_at = now + self._jittered(self._interval)
         else:
-            new = [each for each in due if self._new(each)]
-            due = [each for each in due if self._ejected(each)]
-            due += sample(new, min(len(new), _NEW_AT_ONCE))
+            ejected = [each for each in due if self._ejected(each)]
+            new = [each for each in due if self._new(each) and each not in ejected]
+            due = [*ejected, *sample(new, min(len(new), _NEW_AT_ONCE))]
         for instance, asked in [(each, pool.submit(self._check, each)) for each in due]:
             try:
                 fault = asked.result()

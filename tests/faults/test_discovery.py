@@ -160,10 +160,13 @@ def test_a_registry_that_fails_costs_no_request_and_is_found_again(
         say(f"{fault}: {found['source']['fault']}; threads, descriptors, kB {before} -> {after}")
         assert dict(result.statuses) == {200: result.done}
         assert (result.wrong, result.broken) == ([], {})
-        assert {each["url"] for each in found["instances"]} == {each.url for each in some[:3]}
+        # What is there; a registry that fills up bit by bit adds what no check ever finds.
+        there = {each["url"] for each in found["instances"] if each["state"] == "available"}
+        assert there == {each.url for each in some[:3]}
         assert (found["status"], bool(found["source"]["fault"])) == ("degraded", True)
         assert found["source"]["listedAt"] >= listed_at
-        assert after[0] <= before[0] + 2
+        # As many as check at the same time, where there is more to check than before.
+        assert after[0] <= before[0] + 8
         assert after[1] <= before[1] + 4
         assert after[2] <= before[2] * 1.1 + 2048
 

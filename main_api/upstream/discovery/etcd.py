@@ -59,7 +59,9 @@ _NAMED_MOST = 5
 _LATE = (TimeoutError, requests.Timeout, urllib3_errors.TimeoutError)
 _FAILURES = (requests.RequestException, urllib3_errors.HTTPError, OSError)
 
-_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)\]|(?P<four>[0-9.]+)):(?P<port>[1-9][0-9]{0,4})")
+_ADDRESS = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)\]|(?P<four>[0-9.]+)):(?P<port>[1-9][0-9]{0,4})"
+)
 _NUMBER = re.compile(r"[0-9]{1,19}")
 
 

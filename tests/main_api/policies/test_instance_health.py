@@ -223,3 +223,54 @@ def test_who_is_forgotten_is_as_one_that_was_never_checked() -> None:
     assert health.usable([A, B]) == [A, B]
     checked(health, B, "-")
     assert health.healthy(B)
+
+
+def test_one_that_joined_is_left_out_until_a_check_succeeds() -> None:
+    health, _ = health_of()
+    checked(health, A, "+")
+    health.joined(B)
+
+    assert health.unproven(B)
+    assert health.healthy(B)
+    assert health.usable([A, B]) == [A]
+    checked(health, B, "-")
+    assert health.usable([A, B]) == [A]
+    checked(health, B, "+")
+    assert (health.unproven(B), health.usable([A, B])) == (False, [A, B])
+    checked(health, B, "-")
+    assert health.usable([A, B]) == [A, B]
+
+
+def test_where_all_have_just_joined_all_are_asked() -> None:
+    health, _ = health_of()
+    health.joined(A)
+    health.joined(B)
+
+    assert health.usable([A, B]) == [A, B]
+
+
+def test_those_that_never_were_there_do_not_make_the_checks_unbelievable() -> None:
+    """A registry that lists nonsense must not have the nonsense asked, as panic would."""
+    health, _ = health_of(unhealthy_after=1)
+    checked(health, A, "+")
+    for each in (B, C, D, E):
+        health.joined(each)
+        checked(health, each, "-")
+
+    assert health.usable(FIVE) == [A]
+
+
+def test_one_that_was_checked_before_it_joined_again_is_not_new() -> None:
+    health, _ = health_of()
+    checked(health, A, "+")
+    health.joined(A)
+
+    assert not health.unproven(A)
+
+
+def test_one_that_joined_and_is_forgotten_is_not_new() -> None:
+    health, _ = health_of()
+    health.joined(A)
+    health.forget(A)
+
+    assert not health.unproven(A)

@@ -183,6 +183,7 @@ class Rounds:
         self.faults = faults or {}
         self.listed: Sequence[Instance] = (A, B, C)
         self.ejected: set[str] = set()
+        self.new: set[str] = set()
         self.recorded: list[tuple[str, bool, str]] = []
         self.checks = HealthChecks(
             lambda: self.listed,
@@ -190,6 +191,7 @@ class Rounds:
             lambda instance, ok, cause: self.recorded.append((letter(instance), ok, cause)),
             interval=interval,
             ejected=lambda instance: letter(instance) in self.ejected,
+            new=lambda instance: letter(instance) in self.new,
             ejected_interval=ejected_interval,
             clock=self.clock,
             random=lambda: self.random,
@@ -314,6 +316,61 @@ def test_a_check_that_raises_does_not_hide_what_the_others_found(pool: ThreadPoo
 
     assert ("b", False, "status 500") in rounds.recorded
     assert ("c", True, "") in rounds.recorded
+
+
+def test_between_them_new_ones_are_checked_too(pool: ThreadPoolExecutor) -> None:
+    rounds = Rounds()
+    rounds.round(pool)
+    rounds.new, rounds.ejected = {"b", "c"}, {"c"}
+
+    assert sorted(rounds.round(pool)) == ["b", "c"]
+    rounds.new.clear()
+    assert rounds.round(pool) == "c"
+
+
+def test_new_ones_that_are_many_do_not_hold_up_the_others(pool: ThreadPoolExecutor) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    rounds = Rounds()
+    rounds.round(pool)
+    rounds.listed, rounds.new, rounds.ejected = named(letters), set(letters), {"z"}
+    seen = set()
+
+    for _ in range(200):
+        found = rounds.round(pool)
+        assert len(found) == 17
+        assert found[0] == "z"
+        seen |= set(found)
+
+    assert seen == set(letters)
+
+
+def test_a_first_check_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By real threads: the pause would be an hour."""
+    found: list[Instance] = []
+    checked = threading.Event()
+    listed: list[Instance] = []
+
+    def record(instance: Instance, ok: bool, cause: str) -> None:
+        found.append(instance)
+        checked.set()
+
+    checks = HealthChecks(
+        lambda: listed,
+        lambda _: None,
+        record,
+        interval=3600.0,
+        ejected_interval=3600.0,
+        new=lambda instance: instance not in found,
+        random=lambda: 1.0,
+    )
+    checks.start()
+    try:
+        listed.append(A)
+        checks.soon()
+        assert checked.wait(10)
+        assert found == [A]
+    finally:
+        checks.stop()
 
 
 class FakeEvent:
