@@ -19,7 +19,7 @@ from main_api.errors import (
 )
 from main_api.exchange import Call, Instance, Reply
 from main_api.telemetry import Telemetry
-from main_api.upstream.session import KeptConnectionEnded, NeverConnected, Session, innermost
+from main_api.upstream.session import FAILURES, KeptConnectionEnded, NeverConnected, Session, innermost
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +91,7 @@ class Client:
             raise GatewayTimeout(cause="no time left before sending")
         try:
             response = self._session.send(self._request(call, url, left), call.deadline, fresh=call.fresh)
-        except (
-            NeverConnected,
-            KeptConnectionEnded,
-            requests.RequestException,
-            urllib3_errors.HTTPError,
-            OSError,
-        ) as error:
+        except FAILURES as error:
             raise _translated(error, call.deadline) from error
         try:
             answered = response.headers.get("X-Request-ID") if self._echoes_id else None

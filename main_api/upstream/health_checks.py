@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from random import sample
 from time import monotonic
 
-import requests
-from urllib3 import exceptions as urllib3_errors
 from urllib3.util import SKIP_HEADER
 
 from main_api.exchange import Instance
-from main_api.upstream.session import KeptConnectionEnded, NeverConnected, Session, innermost
+from main_api.upstream.session import FAILURES, Session, innermost
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +58,7 @@ class Check:
                 response.raw.read(_READ_MOST, decode_content=False)
             finally:
                 response.close()
-        except (
-            NeverConnected,
-            KeptConnectionEnded,
-            requests.RequestException,
-            urllib3_errors.HTTPError,
-            OSError,
-        ) as error:
+        except FAILURES as error:
             return type(innermost(error)).__name__
         return None if response.status_code // 100 == 2 else f"status {response.status_code}"
 

@@ -38,6 +38,16 @@ class KeptConnectionEnded(Exception):
     """A connection kept from an earlier call ended without a byte of an answer; so may the request have."""
 
 
+# All that :meth:`Session.send`, and reading what it gives, may raise.
+FAILURES = (
+    NeverConnected,
+    KeptConnectionEnded,
+    requests.RequestException,
+    urllib3_errors.HTTPError,
+    OSError,
+)
+
+
 class _DeadlineAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -14,10 +13,9 @@ import dns.exception
 import dns.flags
 import dns.message
 import dns.query
-import pytest
 
 from tests.end_to_end.processes import HOST, free_port, until
-from tests.faults.support import say
+from tests.faults.child import Child, program
 
 BINARY = "dnsmasq"
 # All names that it knows end so; of the others it says that it will not answer (REFUSED).
@@ -25,7 +23,7 @@ DOMAIN = "test"
 _ASKED_SECONDS = 0.5
 
 
-class DnsServer:
+class DnsServer(Child):
     """One ``dnsmasq``, which answers for ``test.`` alone: it keeps its port and its records.
 
     It reads nothing of the system's and writes nothing but in its own folder. Every record's TTL is
@@ -55,23 +53,17 @@ class DnsServer:
             f"--local-ttl={ttl}",
         ]
         self._more: list[str] = []
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def server(self) -> tuple[str, int]:
         """What a source is given."""
         return HOST, self.port
 
-    @property
-    def running(self) -> bool:
-        """Whether the process has been started and has not ended; a paused one is running."""
-        return self.process is not None and self.process.poll() is None
-
     def start(self) -> None:
         """Start, and wait until it gives answers; fail when the process ends instead."""
         assert not self.running, f"the dnsmasq on port {self.port} runs already"
         self.process = subprocess.Popen(
-            [_binary() or BINARY, *self._arguments, *self._more],
+            [program(BINARY, "dnsmasq-base"), *self._arguments, *self._more],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -135,54 +127,15 @@ class DnsServer:
             self.stop()
             self.start()
 
-    def send(self, signum: int) -> None:
-        """Send a signal and do not wait for what it does."""
-        assert self.process is not None
-        self.process.send_signal(signum)
-
-    def stop(self) -> None:
-        """Send SIGTERM and wait for the end."""
-        self.send(signal.SIGTERM)
-        assert self.process is not None
-        self.process.wait(10)
-
-    def kill(self) -> None:
-        """Send SIGKILL and wait for the end."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def pause(self) -> None:
-        """Send SIGSTOP and wait until it has stopped; the kernel takes questions for it all the same."""
-        self.send(signal.SIGSTOP)
-        assert self.process is not None
-        # WNOWAIT leaves an exit for Popen to find.
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def cont(self) -> None:
-        """Send SIGCONT: a paused process goes on with all that has come in meanwhile."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGCONT)
-
     def close(self) -> None:
-        """End the process whatever state it is in, wait for the end, and remove its folder."""
-        self.cont()
-        self.kill()
+        """End it, and remove its folder."""
+        super().close()
         self._folder.cleanup()
-
-
-def _binary() -> str | None:
-    # Where it is, is not on everybody's path.
-    return shutil.which(BINARY) or shutil.which(BINARY, path="/usr/sbin:/sbin")
 
 
 @contextmanager
 def dns_server(ttl: int = 1) -> Iterator[DnsServer]:
     """Run a dnsmasq; without the program, skip the test and say why."""
-    if _binary() is None:
-        reason = f"there is no {BINARY} (Debian and Ubuntu: apt install dnsmasq-base)"
-        say(f"skipped: {reason}")
-        pytest.skip(reason)
     running = DnsServer(ttl)
     try:
         running.start()

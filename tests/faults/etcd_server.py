@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import urllib.request
@@ -13,10 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.end_to_end.processes import HOST, free_port, until
-from tests.faults.support import say
+from tests.faults.child import Child, program
 
 BINARY = "etcd"
 # What a test's own question may take, in seconds; a paused etcd is not asked by tests.
@@ -25,7 +22,7 @@ _ASKED_SECONDS = 5.0
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
-class EtcdServer:
+class EtcdServer(Child):
     """One ``etcd``, a cluster of its own: it keeps its ports, and its data until :meth:`wipe`."""
 
     def __init__(self) -> None:
@@ -37,23 +34,17 @@ class EtcdServer:
         self._arguments += ["--listen-client-urls", self.url, "--advertise-client-urls", self.url]
         self._arguments += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         self._arguments += ["--logger", "zap", "--log-level", "error"]
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """What a source is given."""
         return f"http://{HOST}:{self.port}"
 
-    @property
-    def running(self) -> bool:
-        """Whether the process has been started and has not ended; a paused one is running."""
-        return self.process is not None and self.process.poll() is None
-
     def start(self) -> None:
         """Start, and wait until it gives answers; fail when the process ends instead."""
         assert not self.running, f"the etcd on port {self.port} runs already"
         self.process = subprocess.Popen(
-            [BINARY, *self._arguments],
+            [program(BINARY, "etcd-server"), *self._arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -89,39 +80,14 @@ class EtcdServer:
         """Forget what came to pass before ``revision``."""
         self.ask("kv/compaction", revision=str(revision), physical=True)
 
-    def stop(self) -> None:
-        """Send SIGTERM and wait for the end."""
-        assert self.process is not None
-        self.process.terminate()
-        self.process.wait(10)
-
-    def kill(self) -> None:
-        """Send SIGKILL and wait for the end; the kernel ends its connections."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
     def wipe(self) -> None:
         """Lose all data; it must have ended, and begins anew at revision 1."""
         assert not self.running, f"the etcd on port {self.port} still runs"
         shutil.rmtree(self._data, ignore_errors=True)
 
-    def pause(self) -> None:
-        """Send SIGSTOP and wait until it has stopped; the kernel takes connections for it all the same."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-        # WNOWAIT leaves an exit for Popen to find.
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def cont(self) -> None:
-        """Send SIGCONT: a paused process goes on with all that has come in meanwhile."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGCONT)
-
     def close(self) -> None:
-        """End the process whatever state it is in, wait for the end, and remove its data."""
-        self.cont()
-        self.kill()
+        """End it, and remove its data."""
+        super().close()
         self._folder.cleanup()
 
 
@@ -136,10 +102,6 @@ def _revision(answer: dict[str, Any]) -> int:
 @contextmanager
 def etcd_server(*, started: bool = True) -> Iterator[EtcdServer]:
     """Run an etcd; without the program, skip the test and say why."""
-    if shutil.which(BINARY) is None:
-        reason = f"there is no {BINARY} (Debian and Ubuntu: apt install etcd-server)"
-        say(f"skipped: {reason}")
-        pytest.skip(reason)
     running = EtcdServer()
     try:
         if started:

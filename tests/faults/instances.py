@@ -1,7 +1,5 @@
 """The upstream's processes in a test's hands: started, killed, stopped, continued, and never left behind."""
 
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.end_to_end.processes import HOST, ROOT, free_port, until
+from tests.faults.child import Child
 
 
-class Upstream:
+class Upstream(Child):
     """One process of :mod:`tests.faults.upstream`; ``delay`` is in seconds.
 
     It keeps its port and its journal through any number of starts. Signals go to its own child alone.
@@ -34,17 +33,11 @@ class Upstream:
             self._arguments += ["--cache-control", cache_control]
         if journal is not None:
             self._arguments += ["--journal", str(journal)]
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://{HOST}:{self.port}"
-
-    @property
-    def running(self) -> bool:
-        """Whether the process has been started and has not ended; a stopped one is running."""
-        return self.process is not None and self.process.poll() is None
 
     def begin(self) -> None:
         """Start and do not wait; for use within a load run, which must not be held up."""
@@ -69,29 +62,6 @@ class Upstream:
         assert self.running, f"the upstream on port {self.port} ended"
         with socket.socket() as probe:
             return probe.connect_ex((HOST, self.port)) == 0
-
-    def kill(self) -> None:
-        """Send SIGKILL and wait for the end; the kernel resets or closes its connections."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def stop(self) -> None:
-        """Send SIGSTOP and wait until it has stopped; the kernel takes connections for it all the same."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-        # WNOWAIT leaves an exit for Popen to find.
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def cont(self) -> None:
-        """Send SIGCONT: a stopped process goes on with all that has come in meanwhile."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGCONT)
-
-    def close(self) -> None:
-        """End the process whatever state it is in, and wait for the end."""
-        self.cont()
-        self.kill()
 
 
 @contextmanager

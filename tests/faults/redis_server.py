@@ -1,8 +1,5 @@
 """A real Redis in a test's hands: started, stopped, paused, continued, and never left behind."""
 
-import os
-import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -15,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.processes import HOST, free_port, until
-from tests.faults.support import say
+from tests.faults.child import Child, program
 
 BINARY = "redis-server"
 
 
-class RedisServer:
+class RedisServer(Child):
     """One ``redis-server``: it keeps its port through any number of starts, and nothing on disk."""
 
     def __init__(self, *arguments: str) -> None:
@@ -29,7 +26,6 @@ class RedisServer:
         self._arguments = ["--port", str(self.port), "--bind", HOST, "--save", "", "--appendonly", "no"]
         self._socket = f"{self._folder.name}/redis.sock"
         self._arguments += ["--dir", self._folder.name, "--unixsocket", self._socket, *arguments]
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -41,16 +37,13 @@ class RedisServer:
         """What a gateway on the same machine is given; nothing listens there while it is away."""
         return f"unix://{self._socket}?db=0"
 
-    @property
-    def running(self) -> bool:
-        """Whether the process has been started and has not ended; a paused one is running."""
-        return self.process is not None and self.process.poll() is None
-
     def begin(self) -> None:
         """Start and do not wait; for use within a load run, which must not be held up."""
         assert not self.running, f"the Redis on port {self.port} runs already"
         self.process = subprocess.Popen(
-            [BINARY, *self._arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            [program(BINARY, "redis-server"), *self._arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
 
     def start(self) -> None:
@@ -63,49 +56,15 @@ class RedisServer:
         with socket.socket() as probe:
             return probe.connect_ex((HOST, self.port)) == 0
 
-    def stop(self) -> None:
-        """Send SIGTERM and wait for the end."""
-        assert self.process is not None
-        self.process.terminate()
-        self.process.wait(10)
-
-    def kill(self) -> None:
-        """Send SIGKILL and wait for the end; the kernel ends its connections."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def send(self, signum: int) -> None:
-        """Send a signal and do not wait for what it does; for use within a load run."""
-        assert self.process is not None
-        self.process.send_signal(signum)
-
-    def pause(self) -> None:
-        """Send SIGSTOP and wait until it has stopped; the kernel takes connections for it all the same."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-        # WNOWAIT leaves an exit for Popen to find.
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def cont(self) -> None:
-        """Send SIGCONT: a paused process goes on with all that has come in meanwhile."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGCONT)
-
     def close(self) -> None:
-        """End the process whatever state it is in, wait for the end, and remove its folder."""
-        self.cont()
-        self.kill()
+        """End it, and remove its folder."""
+        super().close()
         self._folder.cleanup()
 
 
 @contextmanager
 def redis_server(*arguments: str) -> Iterator[RedisServer]:
     """Run a Redis with ``arguments`` added; without the program, skip the test and say why."""
-    if shutil.which(BINARY) is None:
-        reason = f"there is no {BINARY} (Debian and Ubuntu: apt install redis-server)"
-        say(f"skipped: {reason}")
-        pytest.skip(reason)
     running = RedisServer(*arguments)
     try:
         running.start()

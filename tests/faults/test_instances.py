@@ -68,7 +68,7 @@ def test_a_stopped_instance_is_ejected_and_comes_back_and_nobody_notices() -> No
 
         def stop_and_go(seconds: float) -> None:
             if not went_on and seconds >= 1:
-                stopped.stop()
+                stopped.pause()
                 went_on.append(seconds + 10)
             elif len(went_on) == 1 and seconds >= went_on[0]:
                 stopped.cont()

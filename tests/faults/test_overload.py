@@ -16,7 +16,7 @@ NO_BREAKER = {"BREAKER_FAILURES_IN_A_ROW": "100000", "BREAKER_MINIMUM_CALLS": "1
 def test_liveness_answers_while_every_upstream_hangs_and_clients_keep_asking() -> None:
     with upstreams(3) as instances, gateway(instances, **NO_BREAKER) as server:
         for each in instances:
-            each.stop()
+            each.pause()
         command = ["--port", str(server.port), "--target", f"{READ}{{}}", "--connections", "200"]
         # In a process of its own: what is measured here must not wait for the generator's turn.
         asking = subprocess.Popen(

@@ -130,7 +130,7 @@ def test_a_journal_is_shared_and_survives_the_kill(tmp_path: Path) -> None:
 
 
 def test_a_stopped_upstream_takes_connections_and_goes_on(upstream: Upstream) -> None:
-    upstream.stop()
+    upstream.pause()
     try:
         with pytest.raises(TimeoutError):
             request(upstream.port, "/health", timeout=0.2)
@@ -141,7 +141,7 @@ def test_a_stopped_upstream_takes_connections_and_goes_on(upstream: Upstream) ->
 
 def test_no_upstream_is_left_behind_not_even_a_stopped_one() -> None:
     with upstreams(2) as instances:
-        instances[0].stop()
+        instances[0].pause()
         instances[1].kill()
         assert (instances[0].running, instances[1].running) == (True, False)
         instances[1].start()

@@ -21,7 +21,7 @@ from urllib3.util import SKIP_HEADER
 
 from main_api.upstream.discovery.ending import EndableAdapter
 from main_api.upstream.discovery.source import WEIGHT_MOST, Address, Listing, SourceFailed, shortest
-from main_api.upstream.session import KeptConnectionEnded, NeverConnected, Session, innermost
+from main_api.upstream.session import FAILURES, NeverConnected, Session, innermost
 
 log = logging.getLogger(__name__)
 
@@ -141,14 +141,7 @@ class ConsulSource:
             finally:
                 # Read to its end, the connection is kept all the same.
                 response.close()
-        except (
-            NeverConnected,
-            KeptConnectionEnded,
-            requests.RequestException,
-            urllib3_errors.HTTPError,
-            OSError,
-            ValueError,
-        ) as error:
+        except (*FAILURES, ValueError) as error:
             # From None: a header that cannot be sent is in the text of its error, and the token is a header.
             raise SourceFailed(_reason(error)) from None
 
