@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 # Where threads meet; elsewhere nothing is shared, or it is slow enough.
-_WATCHED = ("/main_api/policies/", "/main_api/tally.py", "/main_api/telemetry.py")
+_WATCHED = (
+    "/main_api/policies/",
+    "/main_api/state/memory.py",
+    "/main_api/tally.py",
+    "/main_api/telemetry.py",
+)
 
 
 @pytest.fixture

@@ -1,14 +1,10 @@
 """The store of this process: never more than its size, the least recently used out first."""
 
 import gc
-import select
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,26 +15,6 @@ from main_api.state.memory import MemoryStore
 
 # What an entry of `entry("x")` under a key of one letter costs at least.
 ONE = len(pack(Entry(status=200, headers=(), body=b"x", born=0.0, lifetime=60.0)))
-
-
-@pytest.fixture
-def switching() -> Iterator[None]:
-    """Have threads take turns in the middle of any statement of the store of this process."""
-
-    def trace(frame: FrameType, _: str, __: Any) -> Any:
-        if not frame.f_code.co_filename.endswith("state/memory.py"):
-            return None
-        frame.f_trace_opcodes = True
-        # Any call that lets go of the interpreter would do.
-        select.select((), (), (), 0)
-        return trace
-
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    threading.settrace(trace)
-    yield
-    threading.settrace(None)  # type: ignore[arg-type]  # as the library itself begins
-    sys.setswitchinterval(before)
 
 
 def entry(body: str = "x") -> Entry:
