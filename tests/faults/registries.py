@@ -7,10 +7,12 @@ from typing import Protocol
 
 from tests.end_to_end.processes import HOST
 from tests.faults.consul import Consul
+from tests.faults.dns_server import DnsServer, dns_server
 from tests.faults.etcd_server import EtcdServer, etcd_server
 from tests.faults.instances import Upstream
 
 SERVICE = "auxiliary-service"
+NAME = "_http._tcp.auxiliary.test"
 PREFIX = f"services/{SERVICE}"
 
 
@@ -18,6 +20,8 @@ class Registry(Protocol):
     """Lists instances, and fails on demand."""
 
     environment: dict[str, str]
+    # Seconds after which a change holds for new requests.
+    soon: float
     # What it can do to its lists, by name; `back` ends each.
     faults: dict[str, Callable[[], object]]
 
@@ -33,6 +37,8 @@ class Registry(Protocol):
 
 class ByConsul:
     """``consul://``."""
+
+    soon = 1.0
 
     def __init__(self, consul: Consul) -> None:
         self._consul = consul
@@ -63,6 +69,8 @@ class ByConsul:
 
 class ByEtcd:
     """``etcd://``."""
+
+    soon = 1.0
 
     def __init__(self, etcd: EtcdServer) -> None:
         self._etcd = etcd
@@ -103,6 +111,43 @@ class ByEtcd:
             self._etcd.put(f"{PREFIX}/of-somebody-{number}", value)
 
 
+class ByDns:
+    """``srv://``."""
+
+    # A second that the records live, and one more.
+    soon = 2.0
+
+    def __init__(self, dns: DnsServer) -> None:
+        self._dns = dns
+        self._ports: list[int] = []
+        self._dns.names({"one.test": [HOST]})
+        ip, port = dns.server
+        self.environment = {"AUXILIARY_SERVICE_URL": f"srv://{NAME}.", "DNS_SERVERS": f"{ip}:{port}"}
+        self.faults: dict[str, Callable[[], object]] = {
+            "down": dns.stop,
+            "hanging": dns.pause,
+            "empty": lambda: dns.services({}),
+            "a thousand": lambda: dns.services({NAME: [f"0 1 {port} one.test." for port in range(1, 1001)]}),
+        }
+
+    def add(self, instance: Upstream) -> None:
+        self._ports.append(instance.port)
+        self._write()
+
+    def remove(self, instance: Upstream) -> None:
+        self._ports.remove(instance.port)
+        self._write()
+
+    def back(self) -> None:
+        if not self._dns.running:
+            self._dns.start()
+        self._dns.cont()
+        self._write()
+
+    def _write(self) -> None:
+        self._dns.services({NAME: [f"0 1 {port} one.test." for port in self._ports]})
+
+
 @contextmanager
 def by_consul() -> Iterator[Registry]:
     """Run a Consul."""
@@ -121,4 +166,11 @@ def by_etcd() -> Iterator[Registry]:
         yield ByEtcd(etcd)
 
 
-REGISTRIES = {"consul": by_consul, "etcd": by_etcd}
+@contextmanager
+def by_dns() -> Iterator[Registry]:
+    """Run a dnsmasq."""
+    with dns_server() as dns:
+        yield ByDns(dns)
+
+
+REGISTRIES = {"consul": by_consul, "etcd": by_etcd, "dns": by_dns}
