@@ -7,8 +7,6 @@ import subprocess
 
 import pytest
 
-from tests.faults.support import say
-
 
 class Child:
     """What is done to a process that a test has started; signals go to this one alone.
@@ -64,6 +62,6 @@ def program(name: str, package: str) -> str:
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
         reason = f"there is no {name} (Debian and Ubuntu: apt install {package})"
-        say(f"skipped: {reason}")
+        print(f"\n    skipped: {reason}", flush=True)
         pytest.skip(reason)
     return found

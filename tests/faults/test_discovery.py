@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,35 +85,48 @@ def test_nobody_notices_that_one_comes_and_one_goes_every_second(
     registry: Registry, some: list[Upstream], tmp_path: Path
 ) -> None:
     count = per_form(5_000, 50_000)
-    for each in some[:3]:
-        registry.add(each)
+    for one in some[:3]:
+        registry.add(one)
     listed, waiting = list(range(3)), list(range(3, 8))
-    # Who was taken out, when, and what it had been asked by when it had to be out; then it is killed.
+    # Who was taken out, and when it had to be out: then it is killed.
     leaving: list[tuple[float, int]] = []
-    late: list[int] = []
     turns = 0
+
+    def swap(comes: int, goes: int) -> None:
+        registry.add(some[comes])
+        registry.remove(some[goes])
+        leaving.append((time.monotonic() + registry.soon, goes))
+
+    def renew() -> None:
+        while leaving and time.monotonic() >= leaving[0][0]:
+            number = leaving.pop(0)[1]
+            some[number].kill()
+            some[number].start()
+            waiting.append(number)
 
     def change(seconds: float) -> None:
         nonlocal turns
-        while leaving and seconds >= leaving[0][0] + registry.soon:
-            number = leaving.pop(0)[1]
-            some[number].kill()
-            late.append(number)
-        for number in late:
-            some[number].begin()
-            waiting.append(number)
-        late.clear()
-        if seconds >= turns + 1:
+        if seconds >= turns + 1 and not busy():
             turns += 1
             comes, goes = waiting.pop(0), listed.pop(0)
-            registry.add(some[comes])
-            registry.remove(some[goes])
             listed.append(comes)
-            leaving.append((seconds, goes))
+            # In a thread of its own: the load must not wait for the registry.
+            tasks.append(changing.submit(swap, comes, goes))
+            tasks.append(changing.submit(renew))
 
-    with gateway([], GUNICORN_THREADS="16", **registry.environment) as server:
+    tasks: list[Future[None]] = []
+
+    def busy() -> bool:
+        return not all(each.done() for each in tasks) or not waiting
+
+    with (
+        gateway([], GUNICORN_THREADS="16", **registry.environment) as server,
+        ThreadPoolExecutor(1) as changing,
+    ):
         until(lambda: len(urls(server)) == 3, "all three are found")
         result = load.closed(server.port, tag, 8, count, seconds=count / 20, check=own, each=change)
+        for each in tasks:
+            each.result(10)
 
         say(f"{turns} came and {turns} went; {result.table()}")
         assert dict(result.statuses) == {200: count}

@@ -91,7 +91,7 @@ class Discovered:
         """Ask the source once and take what it gives; give the seconds until it is to be asked again."""
         try:
             listing = self._source.read()
-            self._take(listing)
+            refused = self._take(listing)
         except SourceFailed as error:
             # Of one that was closed there is nothing to tell.
             return 0.0 if self._over.is_set() else self._failed(str(error))
@@ -99,15 +99,19 @@ class Discovered:
             log.exception("asking %s failed", self._source.name)
             return self._failed(type(error).__name__)
         self._pause = _FIRST_PAUSE
+        if refused:
+            # The registry works; it is asked for what comes next as if the list had been taken.
+            self._keep(refused)
         return listing.again
 
-    def _take(self, listing: Listing) -> None:
+    def _take(self, listing: Listing) -> str | None:
+        """Take a list, or say why it cannot be right."""
         now = self._clock()
         if len(listing.addresses) > self._most:
-            raise SourceFailed(f"{len(listing.addresses)} instances, more than {self._most}")
+            return f"a list of more than {self._most} instances"
         allowed = self._allowed(listing.addresses)
         if not allowed and (self._instances or listing.addresses):
-            raise SourceFailed("none of its addresses is allowed" if listing.addresses else "an empty list")
+            return "none of its addresses is allowed" if listing.addresses else "an empty list"
         made: dict[str, Instance] = {}
         for each in allowed:
             made.setdefault(each.url, Instance(self._service, each.url, each.weight))
@@ -115,6 +119,7 @@ class Discovered:
         if self._fault is not None and self._listed_at is not None:
             log.info("%s: answers again, %d instances", self._source.name, len(made))
         self._fault, self._listed_at = None, now
+        return None
 
     def _allowed(self, addresses: Iterable[Address]) -> list[Address]:
         allowed, refused = [], set()
@@ -154,6 +159,13 @@ class Discovered:
             self._gone(each)
 
     def _failed(self, fault: str) -> float:
+        self._keep(fault)
+        pause = self._pause
+        self._pause = min(_LAST_PAUSE, 2 * pause)
+        return pause * (1 - _JITTER * self._random())
+
+    def _keep(self, fault: str) -> None:
+        """Go on with the last list, and say why."""
         if fault != self._fault:
             log.warning(
                 "%s: %s; %d instances of its last list are kept",
@@ -162,9 +174,6 @@ class Discovered:
                 len(self._instances),
             )
         self._fault = fault
-        pause = self._pause
-        self._pause = min(_LAST_PAUSE, 2 * pause)
-        return pause * (1 - _JITTER * self._random())
 
     def _run(self) -> None:
         while not self._over.is_set():
