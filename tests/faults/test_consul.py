@@ -164,7 +164,7 @@ FAULTS: dict[str, tuple[Callable[[Consul], object], str]] = {
     "half": (lambda one: one.garbage(b'[{"Service":{"Address":"10.0.0.9","Port":9}},{"Serv'), "no JSON"),
     "empty": (lambda one: one.empty(), "empty"),
     "filtered": (lambda one: one.filtered(), "the token may not read it"),
-    "thousand": (lambda one: one.thousand(), "1000 instances"),
+    "thousand": (lambda one: one.thousand(), "more than 256 instances"),
     "forgotten": (lambda one: one.forget_all(), "empty"),
 }
 
