@@ -24,6 +24,7 @@ from dev.processes import Processes
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
+REGISTRIES = ("CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "ETCD_ENDPOINTS")
 PATIENCE = 30.0  # seconds until we say that something is wrong; some six times what a start takes
 
 Ports = Mapping[str, int]  # process of the Procfile -> its port
@@ -150,10 +151,12 @@ def environments(
 
     It decides the addresses, for a PORT or HOST that is meant for something else must not move the
     services, and, with the emulated AWS, everything that could send a request or a real credential
-    anywhere else: of AWS's own variables only the region is kept, and no proxy is used.
+    anywhere else: of AWS's own variables only the region is kept, and no proxy is used. A registry is
+    taken from `.env` alone.
     """
     common = {"APP_ENV": "development", "PROJECT_NAME": "myproject"}
-    for given in (dotenv, shell):
+    # In a shell they are for Consul's and etcd's own clients: no laptop joins a team's list by that.
+    for given in (dotenv, {name: value for name, value in shell.items() if name not in REGISTRIES}):
         common |= {name: value for name, value in given.items() if value}  # as the settings: empty is unset
     if "aws" in ports:
         common = _emulated(common, ports["aws"])

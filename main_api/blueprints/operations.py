@@ -43,7 +43,8 @@ class _Moments:
     """Moments of the monotonic clock, written as those of the wall clock as it is set now."""
 
     def __init__(self, clock: Callable[[], float], wall: Callable[[], datetime]) -> None:
-        self._now, self._wall = clock(), wall()
+        # The wall first: what comes between the two makes a moment too early, never one of the future.
+        self._wall, self._now = wall(), clock()
 
     def __call__(self, moment: float) -> str:
         return timestamp(self._wall + timedelta(seconds=moment - self._now))

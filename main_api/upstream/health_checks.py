@@ -12,7 +12,7 @@ from time import monotonic
 from urllib3.util import SKIP_HEADER
 
 from main_api.exchange import Instance
-from main_api.upstream.session import FAILURES, Session, innermost
+from main_api.upstream.session import FAILURES, Session, met
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Check:
             finally:
                 response.close()
         except FAILURES as error:
-            return type(innermost(error)).__name__
+            return type(met(error)).__name__
         return None if response.status_code // 100 == 2 else f"status {response.status_code}"
 
 

@@ -30,6 +30,12 @@ def innermost(error: BaseException) -> BaseException:
         error = inner
 
 
+def met(error: BaseException) -> BaseException:
+    """Find what the system said: urllib3 keeps that behind the error of a connection that was not made."""
+    inner = innermost(error)
+    return inner.__cause__ or inner if isinstance(inner, urllib3_errors.NewConnectionError) else inner
+
+
 class NeverConnected(Exception):
     """Connecting failed, TLS included, so nothing of the request was sent; its argument says why."""
 

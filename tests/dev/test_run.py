@@ -107,6 +107,12 @@ class TestEnvironments:
             "shell",
         )
 
+    @pytest.mark.parametrize("name", ["CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "ETCD_ENDPOINTS"])
+    def test_a_registry_is_joined_for_the_file_and_not_for_the_shell(self, name):
+        given = {name: "http://registry.example"}
+        assert run.environments(given, {}, ALL)["auxiliary"][name] == "http://registry.example"
+        assert run.environments({}, given, ALL)["auxiliary"].get(name) is None
+
     def test_an_empty_variable_counts_as_unset(self):
         made = run.environments({"PROJECT_NAME": "file"}, {"PROJECT_NAME": "", "APP_ENV": ""}, ALL)
         assert made["aws"]["PROJECT_NAME"] == "file"

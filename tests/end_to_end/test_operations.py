@@ -326,7 +326,7 @@ def assert_is_told_as_ejected(told: Told, gateway: Server, killed: str, other: s
     )
     assert (instance["state"], instance["breaker"], instance["why"]) == ("ejected", "open", shown["why"])
     assert (instance["inFlight"], instance["weight"]) == (0, 1)
-    assert instance["lastCheck"]["cause"] == "NewConnectionError"
+    assert instance["lastCheck"]["cause"] == "ConnectionRefusedError"
     assert killed_at <= moment(instance["lastCheck"]["at"]) <= time.time()
     assert instance["lastSeen"]["source"] == "static"
     assert moment(instance["lastSeen"]["at"]) < killed_at
@@ -375,12 +375,12 @@ def test_a_service_of_which_nobody_is_there_is_503_and_the_whole_is_200() -> Non
 
         assert answer.json["status"] == "unhealthy"
         assert answer.json["why"] == "1 of 1 instances not available"
-        assert answer.json["lastCheck"]["cause"] == "NewConnectionError"
+        assert answer.json["lastCheck"]["cause"] == "ConnectionRefusedError"
         whole = request(port, "/health")
         assert (whole.status, whole.json["status"]) == (200, "unhealthy")
         [instance] = request(port, f"/services/{NAME}").json["instances"]
         assert (instance["state"], instance["breaker"]) == ("unhealthy", "closed")
-        assert instance["why"] == "health checks failed: NewConnectionError"
+        assert instance["why"] == "health checks failed: ConnectionRefusedError"
         assert request(port, "/health/another").status == 404
 
 

@@ -21,7 +21,7 @@ from urllib3.util import SKIP_HEADER
 
 from main_api.upstream.discovery.ending import EndableAdapter
 from main_api.upstream.discovery.source import WEIGHT_MOST, Address, Listing, SourceFailed, shortest
-from main_api.upstream.session import FAILURES, NeverConnected, Session, innermost
+from main_api.upstream.session import FAILURES, NeverConnected, Session, met
 
 log = logging.getLogger(__name__)
 
@@ -234,8 +234,7 @@ def _read(response: requests.Response) -> bytes:
 
 def _reason(error: Exception) -> str:
     """Say what went wrong, in the same words each time; of an outer error's text a part may be the query."""
-    inner = innermost(error)
+    inner = met(error)
     if isinstance(error, NeverConnected):
-        # urllib3 has put the system's words behind its own connection's.
-        return f"no connection: {inner.__cause__ or inner}"[: 3 * _TEXT_MOST]
+        return f"no connection: {inner}"[: 3 * _TEXT_MOST]
     return "no answer in time" if isinstance(inner, _LATE) else f"broken off: {type(inner).__name__}"

@@ -24,7 +24,7 @@ from main_api.upstream.connecting import Resolver
 from main_api.upstream.connections import Sending, current
 from main_api.upstream.discovery.ending import EndableAdapter
 from main_api.upstream.discovery.source import WEIGHT_MOST, Address, Listing, SourceFailed, shortest
-from main_api.upstream.session import innermost
+from main_api.upstream.session import met
 
 log = logging.getLogger(__name__)
 
@@ -408,7 +408,7 @@ class EtcdSource:
             if self._keep(watch):
                 watch = None
         except _FAILURES as error:
-            if isinstance(_met(error), _LATE) and self._clock() >= self._watched_until - _ROUNDING:
+            if isinstance(met(error), _LATE) and self._clock() >= self._watched_until - _ROUNDING:
                 raise WatchOver("") from error
             raise WatchOver(_named(error), ill=True) from error
         except ValueError as error:
@@ -529,16 +529,10 @@ def _explained(body: bytes) -> str:
 
 def _named(error: Exception) -> str:
     """Say what was met, whatever it was wrapped in."""
-    inner = _met(error)
+    inner = met(error)
     if isinstance(inner, _LATE):
         return "no answer in time"
     # The text of one of requests' own may be the URL.
     if isinstance(inner, OSError) and not isinstance(inner, requests.RequestException):
         return inner.strerror or str(inner) or type(inner).__name__
     return type(inner).__name__
-
-
-def _met(error: Exception) -> BaseException:
-    # urllib3 counts a connection that was refused among the timeouts, and keeps the reason apart.
-    inner = innermost(error)
-    return inner.__cause__ or inner if isinstance(inner, urllib3_errors.NewConnectionError) else inner
