@@ -1,5 +1,6 @@
 """Answers of a registry that is not to be trusted, over a pair of sockets; nothing is connected."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -38,12 +39,18 @@ class Peer:
     def _run(self, far: socket.socket) -> None:
         with far:
             far.settimeout(10)
-            while b"\r\n\r\n" not in self.request:
+            while not self._whole():
                 self.request += far.recv(65536)
             try:
                 self.serve(far)
             except OSError:
                 return
+
+    def _whole(self) -> bool:
+        """Whether the request has come with its body, which is sent behind its head."""
+        head, found, body = self.request.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\nContent-Length: (\d+)", head)
+        return bool(found) and len(body) >= (int(length[1]) if length else 0)
 
     def answers(self, *pieces: bytes) -> None:
         self.serve = lambda sock: [sock.sendall(piece) for piece in pieces]
