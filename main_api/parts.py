@@ -100,8 +100,8 @@ def redis_store(
     called when it goes ``away`` and is ``back``.
     """
     # Only here: who has no Redis need not hold its library, some 6 MB a worker.
-    from main_api.state import redis_connections, redis_guard  # noqa: PLC0415
-    from main_api.state.redis_store import RedisStore  # noqa: PLC0415
+    from main_api.state import redis_connections, redis_guard  # noqa: PLC0415 - see above
+    from main_api.state.redis_store import RedisStore  # noqa: PLC0415 - see above
 
     # All threads, and not only those in service: what comes before admission will ask Redis too.
     client = redis_connections.connect(url, settings.server_threads, timeout or redis_connections.TIMEOUT)

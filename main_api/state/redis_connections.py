@@ -84,7 +84,7 @@ class _Bounded(AbstractConnection):
     def _connect(self) -> _Socket:
         self._connected = False
         self._begin(self._socket_connect_timeout)
-        return _Socket(super()._connect(), self)  # type: ignore[no-untyped-call, safe-super]
+        return _Socket(super()._connect(), self)  # type: ignore[no-untyped-call, safe-super]  # its gaps
 
     def _begin(self, seconds: float | None) -> None:
         self._end = monotonic() + (seconds or 0.0)

@@ -220,17 +220,8 @@ class ServiceRecords(_Records):
     target that has none is left out, one whose look-up fails makes the whole read fail.
     """
 
-    def __init__(
-        self,
-        name: str,
-        host: str,
-        *,
-        servers: Sequence[tuple[str, int]] = (),
-        resolver: Asked | None = None,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        super().__init__(name, host, servers=servers, resolver=resolver, clock=clock)
-        self._useless: frozenset[str] = frozenset()
+    # Targets that were of no use in the last list: told once.
+    _useless: frozenset[str] = frozenset()
 
     def read(self) -> Listing:
         """Ask for the records and their targets; to be asked again when the first of them ends."""
