@@ -10,6 +10,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 log = logging.getLogger(__name__)
 
+# Characters of an entry: an IPv6 address with its zone, in brackets, with a port. Those read are remembered,
+# and nobody is to have the memory filled with what is none.
+_ENTRY_MOST = 100
+
 
 class ClientAddress:
     """The function ``(peer, x_forwarded_for) -> address`` for the proxies in ``trusted``.
@@ -34,7 +38,8 @@ class ClientAddress:
             self._warn_once(nearest)
             return str(nearest)
         for entry in reversed(forwarded_for.split(",")):
-            address = _parse(entry.strip())
+            entry = entry.strip()
+            address = _parse(entry) if len(entry) <= _ENTRY_MOST else None
             if address is None:
                 break
             nearest = address

@@ -9,6 +9,7 @@ from typing import NoReturn
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
+from werkzeug.routing import RequestRedirect
 
 from chassis import timestamp
 from chassis.errors import BadRequest, MethodNotAllowed, NotFound, ServiceError, TooLarge
@@ -47,6 +48,9 @@ def _refuse_early() -> None:
     if request.environ.get("PATH_INFO", "").startswith("//") or "%" in written:
         # Werkzeug drops leading slashes and WSGI decodes `%2F`, which is no slash (RFC 3986, 2.2), so that
         # a rule matched a path that nobody wrote down.
+        nowhere()
+    if isinstance(request.routing_exception, RequestRedirect):
+        # Of a URL without a path: Werkzeug would make a Location out of whatever is in Host.
         nowhere()
 
 

@@ -7,6 +7,7 @@ was refused before a view, and carry other names and labels.
 """
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from pathlib import Path
@@ -28,6 +29,8 @@ UNPARSED = "<unparsed>"
 # Every token that a client invents would be a new series for good.
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 OTHER_METHOD = "<other>"
+# Any but the versions that there are: prometheus_client repeats them in Content-Type, or fails at them.
+_OTHER_VERSION = re.compile(r"version=(?!(?:0\.0\.[1-4]|1\.0\.0)\s*(?:[;,]|\Z))[^;,]*")
 
 
 def route_label() -> str:
@@ -41,7 +44,8 @@ def route_label() -> str:
         # The path has a rule, for other methods: Flask does not say which.
         adapter = current_app.create_url_adapter(request)
         method = next(iter(refused.valid_methods))
-        rule, _ = adapter.match(method=method, return_rule=True)  # type: ignore[union-attr]  # a request has one
+        # Not as a WebSocket, whatever the request says: no rule is one.
+        rule, _ = adapter.match(method=method, return_rule=True, websocket=False)  # type: ignore[union-attr]  # a request has one
         return str(rule.rule)
     return UNMATCHED
 
@@ -118,7 +122,8 @@ def install(
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # has no types
         registry.register(WorkerProcesses(folder))
         # The query is not looked at: restricting by name[] is answered with 500 in multiprocess mode.
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        accept = _OTHER_VERSION.sub("version=0", request.headers.get("Accept", ""))
+        encode, content_type = choose_encoder(accept)
         return Response(encode(registry), content_type=content_type, headers={"Cache-Control": "no-store"})
 
     app.before_request(start)

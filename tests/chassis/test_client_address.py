@@ -1,6 +1,7 @@
 """The client's address: the peer's, or one that a trusted proxy vouches for."""
 
 import ipaddress
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -128,10 +129,31 @@ def test_garbage_never_raises(peer: str, header: str) -> None:
         ("10.1.2.3", "010.0.0.1", "10.1.2.3"),
         ("", "198.51.100.1", ""),
         ("", "", ""),
+        # Nobody writes so many characters around an address.
+        ("10.1.2.3", f"198.51.100.1, 198.51.100.2:{'8' * 100}", "10.1.2.3"),
+        ("10.1.2.3", f"198.51.100.1, [2001:db8::5%{'e' * 100}]", "10.1.2.3"),
+        ("10.1.2.3", f"{'9' * 200}, 198.51.100.1", "198.51.100.1"),
+        ("fd00::1", f"[{'0000:' * 7}00ff%enp0s31f6.4094]:65535", "::ff"),
+        ("10.1.2.3", "," * 16_000, "10.1.2.3"),
+        ("10.1.2.3", "6.6.6.6" + ", 10.9.9.9" * 3_000, "6.6.6.6"),
     ],
 )
 def test_the_client_behind_a_peer(peer: str, header: str, client: str) -> None:
     assert ClientAddress(TRUSTED)(peer, header) == client
+
+
+def test_nothing_long_is_remembered() -> None:
+    find = ClientAddress(TRUSTED)
+    find("10.0.0.1", "x" * 16_000)
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            assert find("10.0.0.1", f"198.51.100.1, {number}{'x' * 16_000}") == "10.0.0.1"
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 100_000
 
 
 @pytest.mark.parametrize(
