@@ -3,6 +3,12 @@
 ::
 
     ServiceError (chassis)
+    ├── Unauthenticated (chassis)
+    │   ├── NoCredential    401 unauthenticated
+    │   ├── TokenExpired    401 token_expired
+    │   └── TokenRevoked    401 token_revoked
+    ├── RateLimited         429 rate_limited
+    │   └── QuotaExceeded   429 quota_exceeded
     └── GatewayError
         ├── Overloaded          503 overloaded             never sent: no room in this process
         ├── CircuitOpen         503 circuit_open           never sent: every instance is ejected
@@ -24,7 +30,40 @@ A policy reads the type and :attr:`GatewayError.sent`, never the text.
 from collections.abc import Sequence
 from typing import ClassVar
 
-from chassis.errors import Detail, ServiceError
+from chassis.errors import Detail, ServiceError, Unauthenticated
+
+
+class NoCredential(Unauthenticated):
+    """Nothing was shown."""
+
+
+class TokenExpired(Unauthenticated):
+    """A token that was good until its ``exp``."""
+
+    code = "token_expired"
+    sentence = "The token has expired"
+
+
+class TokenRevoked(Unauthenticated):
+    """A token or key that was good until somebody took it back."""
+
+    code = "token_revoked"
+    sentence = "The credential has been revoked"
+
+
+class RateLimited(ServiceError):
+    """More requests than the caller may send in this time; ``retry_after`` says when there is room again."""
+
+    status = 429
+    code = "rate_limited"
+    sentence = "Too many requests"
+
+
+class QuotaExceeded(RateLimited):
+    """The plan's requests of this day or month are used up."""
+
+    code = "quota_exceeded"
+    sentence = "The quota of this period is used up"
 
 
 class GatewayError(ServiceError):

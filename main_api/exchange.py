@@ -23,13 +23,52 @@ class Instance:
     weight: int = field(default=1, compare=False)
 
 
+_UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """So many requests in so many seconds."""
+
+    amount: int
+    seconds: int
+
+    def __str__(self) -> str:
+        length, unit = next((size, name) for size, name in _UNITS if self.seconds % size == 0)
+        count = self.seconds // length
+        return f"{self.amount} per {unit}" if count == 1 else f"{self.amount} per {count} {unit}s"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """So many requests in a ``period`` of the calendar, UTC: ``day`` or ``month``."""
+
+    amount: int
+    period: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a caller may use in all, whatever routes it asks; None is without a bound."""
+
+    name: str
+    rate: Window | None = None
+    burst: Window | None = None
+    quota: Quota | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the client's address and, once authenticated, its subject and scopes."""
+    """Who asks: the client's address and, once authenticated, its subject, scopes and plan.
+
+    ``subject`` is unique over all kinds of credentials (``user:...``, ``key:...``, or an issuer's). A
+    credential without a ``plan`` has the limits that everybody has.
+    """
 
     address: str
     subject: str | None = None
     scopes: frozenset[str] = frozenset()
+    plan: Plan | None = None
 
 
 @dataclass(slots=True)
@@ -38,10 +77,13 @@ class Trail:
 
     ``upstream_seconds`` is the time spent waiting for instances, all attempts together; ``None``
     when none was asked. ``asked`` are the instances that were sent it, in their order, once per attempt.
+    ``caller`` is who asks, once known; ``headers`` are for the answer, whatever it is.
     """
 
     upstream_seconds: float | None = None
     asked: list[Instance] = field(default_factory=list)
+    caller: Caller | None = None
+    headers: Headers = ()
 
     def waited(self, seconds: float) -> None:
         """Add the time of one attempt."""

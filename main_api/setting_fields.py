@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+import limits
 from marshmallow import ValidationError, fields
 
 from chassis.client_address import Network
 from chassis.setting_fields import is_host
+from main_api.exchange import Window
 
 _WEIGHT = re.compile(r"weight=([1-9][0-9]{0,2}|1000)\Z")
+
+_A_LIMIT = "one limit such as 100 per 15 minutes is needed, of at most a month"
+_AMOUNT_MOST = 10**9
+_WINDOW_MOST = 31 * 86400
 
 _DATABASE = re.compile(r"(/[0-9]{0,5})?\Z")
 _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
@@ -33,6 +39,14 @@ class CommaSeparated(fields.Field[Any]):
     def item(self, text: str) -> Any:
         """Read one item or raise :class:`marshmallow.ValidationError`."""
         raise NotImplementedError
+
+
+class CommaSeparatedText(CommaSeparated):
+    """Texts as they are."""
+
+    def item(self, text: str) -> str:
+        """Give it back."""
+        return text
 
 
 class Networks(CommaSeparated):
@@ -149,6 +163,28 @@ class Servers(CommaSeparated):
         if not port or parts.path or parts.query or "@" in parts.netloc:
             raise ValidationError(f"{text!r} must be an IP address, with or without a port")
         return str(server), port
+
+
+def window(text: str) -> Window:
+    """Read ``100 per 15 minutes`` or ``5/second``; raises :class:`ValueError` for anything else."""
+    try:
+        # Of several, `limits.parse` takes the first without a word.
+        [read] = limits.parse_many(text)
+    except ValueError:
+        raise ValueError(_A_LIMIT) from None
+    if not 1 <= read.amount <= _AMOUNT_MOST or not 1 <= read.get_expiry() <= _WINDOW_MOST:
+        raise ValueError(_A_LIMIT)
+    return Window(read.amount, read.get_expiry())
+
+
+class Limit(fields.Field[Any]):
+    """A :class:`main_api.exchange.Window`, as :func:`window` reads it."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Window:
+        try:
+            return window(str(value))
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
 
 
 class RedisUrl(fields.String):

@@ -12,6 +12,7 @@ import pytest
 # Where threads meet; elsewhere nothing is shared, or it is slow enough.
 _WATCHED = (
     "/main_api/policies/",
+    "/main_api/state/limits",
     "/main_api/state/memory.py",
     "/main_api/tally.py",
     "/main_api/telemetry.py",

@@ -20,6 +20,8 @@ def _glob(pattern: bytes) -> re.Pattern[bytes]:
 class FakeRedis:
     """Values and expiries by name; ``error``, when set, is what every command meets."""
 
+    connection_pool = None
+
     def __init__(self) -> None:
         self.values: dict[bytes, bytes | list[bytes]] = {}
         self.expiries: dict[bytes, int] = {}

@@ -1,0 +1,1 @@
+"""Accounts: who may call: users, API keys, tokens, and what was revoked."""
