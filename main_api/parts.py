@@ -1,6 +1,7 @@
 """The parts that the pipelines are built of, made from the settings."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from main_api.policies.cache import Store
 from main_api.policies.circuit_breaker import BreakerSettings
 from main_api.policies.instance_health import HealthThresholds
 from main_api.policies.retry import RetrySettings
-from main_api.routing.pipeline import Parts
+from main_api.routing.pipeline import Guards, Parts
 from main_api.routing.service import Service, ServiceNumbers
 from main_api.setting_fields import Registered
 from main_api.settings import Settings
@@ -29,10 +30,36 @@ from main_api.upstream.session import Session
 from main_api.upstream.versions import Versions
 
 if TYPE_CHECKING:
+    from main_api.state.redis_guard import RedisGuard
+    from main_api.state.redis_revocations import RedisRevocations
     from main_api.state.redis_store import RedisStore
 
+# Seconds that what no request waits for may wait for Redis.
+_UNHURRIED = 1.0
 
-def make_parts(settings: Settings, session: Session, telemetry: Telemetry, versions: Versions) -> Parts:
+
+@dataclass(frozen=True, slots=True)
+class SharedRedis:
+    """The one Redis of a process for all who use it: its connections, and its guard."""
+
+    connections: object
+    guard: "RedisGuard"
+
+
+def shared_redis(settings: Settings, told: Callable[[str], object]) -> SharedRedis | None:
+    """Make the guarded client of ``REDIS_URL``; ``told`` is called when it is ``away`` and ``back``."""
+    return _redis(settings.redis_url, settings, told=told) if settings.redis_url else None
+
+
+def make_parts(
+    settings: Settings,
+    session: Session,
+    telemetry: Telemetry,
+    versions: Versions,
+    *,
+    redis: SharedRedis | None = None,
+    guards: Guards | None = None,
+) -> Parts:
     """Make what all routes share: admission, and the services by name."""
     admission = Admission(
         AdmissionSettings(settings.gunicorn_threads, WAITING_ROOM),
@@ -60,7 +87,9 @@ def make_parts(settings: Settings, session: Session, telemetry: Telemetry, versi
     auxiliary = Service(
         AUXILIARY, listed, Checked(client, AUXILIARY, versions), _numbers(settings), telemetry
     )
-    return Parts(admission, _store(settings, telemetry), {AUXILIARY: auxiliary}, {AUXILIARY: listed})
+    return Parts(
+        admission, _store(settings, redis), {AUXILIARY: auxiliary}, {AUXILIARY: listed}, guards or Guards()
+    )
 
 
 def _instances(
@@ -79,35 +108,59 @@ def _instances(
     return Discovered(AUXILIARY, found, networks=settings.upstream_networks, joined=joined, gone=gone)
 
 
-def _store(settings: Settings, telemetry: Telemetry) -> Store | None:
+def _store(settings: Settings, redis: SharedRedis | None) -> Store | None:
     if not settings.cache_bytes:
         return None
+    return MemoryStore(settings.cache_bytes) if redis is None else _redis_store(redis, settings)
+
+
+def redis_store(url: str, settings: Settings, *, timeout: float) -> "RedisStore":
+    """Make the store of the answers in the Redis at ``url``; ``timeout`` bounds each wait, in seconds."""
+    return _redis_store(_redis(url, settings, timeout=timeout), settings)
+
+
+def _redis_store(redis: SharedRedis, settings: Settings) -> "RedisStore":
+    from main_api.state.redis_store import RedisStore  # noqa: PLC0415 - see below
+
+    return RedisStore(redis.guard, redis_prefix(settings, "cache"))
+
+
+def redis_prefix(settings: Settings, kind: str) -> str:
+    """Give what all names of a ``kind`` begin with: another environment may be another account."""
+    return f"main-api:{settings.app_env}:{kind}"
+
+
+def shared_revocations(settings: Settings, redis: SharedRedis | None) -> "RedisRevocations | None":
+    """Make the list of what was revoked that all processes share, if they share a Redis.
+
+    It is read by a client of its own, for a page of it takes longer than a request may wait; ``redis`` is for
+    what requests add to it.
+    """
     if settings.redis_url is None:
-        return MemoryStore(settings.cache_bytes)
-    return redis_store(settings.redis_url, settings, told=telemetry.redis)
+        return None
+    from main_api.state.redis_revocations import RedisRevocations  # noqa: PLC0415 - see below
+
+    reader = _redis(settings.redis_url, settings, timeout=_UNHURRIED)
+    return RedisRevocations(
+        reader.guard, redis_prefix(settings, "revocations"), requests=redis.guard if redis else None
+    )
 
 
-def redis_store(
+def _redis(
     url: str,
     settings: Settings,
     *,
     timeout: float | None = None,
     told: Callable[[str], object] = lambda _: None,
-) -> "RedisStore":
-    """Make the store of all processes with the same environment's name in the Redis at ``url``.
-
-    ``timeout`` bounds each wait for Redis, in seconds (default: what a request can bear); ``told`` is
-    called when it goes ``away`` and is ``back``.
-    """
+) -> SharedRedis:
     # Only here: who has no Redis need not hold its library, some 6 MB a worker.
     from main_api.state import redis_connections, redis_guard  # noqa: PLC0415 - see above
-    from main_api.state.redis_store import RedisStore  # noqa: PLC0415 - see above
 
-    # All threads, and not only those in service: what comes before admission will ask Redis too.
+    # All threads, and not only those in service: what comes before admission asks Redis too.
     client = redis_connections.connect(url, settings.server_threads, timeout or redis_connections.TIMEOUT)
-    guard = redis_guard.RedisGuard(client, redis_guard.address(url), told=told)
-    # Another environment may be another account, whose answers are not for this one.
-    return RedisStore(guard, f"main-api:{settings.app_env}:cache")
+    return SharedRedis(
+        client.connection_pool, redis_guard.RedisGuard(client, redis_guard.address(url), told=told)
+    )
 
 
 def background(settings: Settings, session: Session, parts: Parts) -> Iterator[HealthChecks | Discovered]:

@@ -1,6 +1,7 @@
 """The gateway's settings."""
 
 import ipaddress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,18 @@ from marshmallow import fields, validate
 from chassis.client_address import Network
 from chassis.setting_fields import HttpAddress, HttpAddresses
 from chassis.settings import ServiceSettings, setting
-from main_api.setting_fields import Networks, Origins, RedisUrl, Registered, Servers, ServiceAddress
+from main_api.exchange import Window
+from main_api.issuer_fields import Issuer, Issuers
+from main_api.setting_fields import (
+    CommaSeparatedText,
+    Limit,
+    Networks,
+    Origins,
+    RedisUrl,
+    Registered,
+    Servers,
+    ServiceAddress,
+)
 
 # Loopback, the private ranges, carrier-grade NAT (some clusters' pods), and IPv6's unique local addresses.
 _INSIDE = (
@@ -25,6 +37,12 @@ _INSIDE = (
 
 def _seconds(least: float, most: float) -> fields.Float:
     return fields.Float(validate=validate.Range(least, most))
+
+
+def _secret() -> fields.String:
+    return fields.String(
+        validate=validate.Regexp(r"^[!-~]{32,1024}\Z", error="32 to 1024 printable characters, no space")
+    )
 
 
 def _count(least: int, most: int) -> fields.Integer:
@@ -218,13 +236,79 @@ class Settings(ServiceSettings):
         text="networks (CIDRs) of the load balancers whose `X-Forwarded-For` is believed",
     )
     authentication: str = setting(
-        fields.String(
-            validate=validate.OneOf(
-                ("none",), error="only none is possible, required is not available in this version"
-            )
-        ),
+        fields.String(validate=validate.OneOf(("none", "required"))),
         default="none",
-        text="`none`: whoever reaches the port can read every bucket name and every plain parameter",
+        text="`none`: whoever reaches the port can read every bucket name and every plain parameter; "
+        "`required`: only who shows a token or an API key",
+    )
+    accounts_file: str | None = setting(
+        fields.String(validate=validate.Length(1, 4096)),
+        default=None,
+        text="YAML file of users, roles, API keys and plans; read again within 5 s of a change",
+    )
+    jwt_secret: str | None = setting(
+        _secret(),
+        default=None,
+        text="secret that signs the tokens of `POST /auth/login` (HS256), 32 bytes at least",
+        secret=True,
+    )
+    jwt_previous_secrets: tuple[str, ...] = setting(
+        CommaSeparatedText(validate=validate.Length(1, 8)),
+        default=(),
+        text="earlier `JWT_SECRET`s, comma-separated, whose tokens are still good",
+        secret=True,
+    )
+    jwt_key_file: str | None = setting(
+        fields.String(validate=validate.Length(1, 4096)),
+        default=None,
+        text="PEM file of the private key that signs them instead: RSA (RS256) or P-256 (ES256)",
+    )
+    jwt_previous_key_files: tuple[str, ...] = setting(
+        CommaSeparatedText(validate=validate.Length(1, 8)),
+        default=(),
+        text="PEM files of earlier keys, comma-separated, private or public, whose tokens are still good",
+    )
+    jwt_issuer: str = setting(
+        fields.String(validate=validate.Regexp(r"^[!-~]{1,256}\Z", error="printable characters, no space")),
+        default="main-api",
+        text="`iss` of those tokens",
+    )
+    jwt_audience: str = setting(
+        fields.String(validate=validate.Regexp(r"^[!-~]{1,256}\Z", error="printable characters, no space")),
+        default="main-api",
+        text="`aud` of those tokens",
+    )
+    jwt_lifetime: int = setting(_count(60, 86_400), default=3600, text="seconds that they are good for")
+    jwt_issuers: tuple[Issuer, ...] = setting(
+        Issuers(),
+        default=(),
+        text="issuers whose tokens are good here too, as JSON: see the chapter on accounts",
+        # Its faults name the place; the whole of it is long.
+        secret=True,
+    )
+    revocation_unavailable: str | None = setting(
+        fields.String(validate=validate.OneOf(("allow", "deny"))),
+        default=None,
+        text="while Redis cannot be asked what was revoked: `allow` or `deny` everything (default: reads are "
+        "allowed by the last known list, decryption is denied)",
+    )
+    rate_limit: Window = setting(  # noqa: RUF009 - frozen
+        Limit(), default=Window(100, 900), text="requests of one caller to one route of `/api/*`"
+    )
+    login_rate_limit: Window = setting(  # noqa: RUF009 - frozen
+        Limit(),
+        default=Window(5, 900),
+        text="logins from one address, and logins to one account; always in force",
+    )
+    rate_limit_enabled: bool = setting(
+        fields.Boolean(),
+        default=True,
+        text="`false`: no rate limits and no plans; that of logins stays",
+    )
+    rate_limit_replicas: int = setting(
+        _count(1, 10_000),
+        default=1,
+        text="gateways of which each takes its part of a limit while Redis is away",
     )
 
     def together(self) -> list[str]:
@@ -239,6 +323,7 @@ class Settings(ServiceSettings):
         )
         same = self.operations_port == self.port
         return [
+            *self._access(),
             *([f"OPERATIONS_PORT: another port than PORT ({self.port}) needed"] if same else []),
             *(
                 f"{larger.upper()}: at least {smaller.upper()} ({getattr(self, smaller):g}) needed, "
@@ -247,6 +332,27 @@ class Settings(ServiceSettings):
                 if getattr(self, larger) < getattr(self, smaller)
             ),
         ]
+
+    def _access(self) -> Iterator[str]:
+        required = self.authentication == "required"
+        if self.web_concurrency > 1 and self.redis_url is None and (required or self.rate_limit_enabled):
+            kept = "what was revoked, and rate limits," if required else "rate limits"
+            yield (
+                f"WEB_CONCURRENCY: {kept} hold for all workers only with REDIS_URL; set it, or one worker"
+                + ("" if required else ", or RATE_LIMIT_ENABLED=false")
+            )
+        if self.jwt_secret and self.jwt_key_file:
+            yield "JWT_KEY_FILE: not together with JWT_SECRET, for one of them signs"
+        if self.jwt_previous_secrets and not self.jwt_secret:
+            yield "JWT_PREVIOUS_SECRETS: JWT_SECRET needed, which signs now"
+        if self.jwt_previous_key_files and not self.jwt_key_file:
+            yield "JWT_PREVIOUS_KEY_FILES: JWT_KEY_FILE needed, which signs now"
+        if not required:
+            return
+        if self.internal_token is None:
+            yield "INTERNAL_TOKEN: needed with AUTHENTICATION=required, or the auxiliary believes no scopes"
+        if self.accounts_file is None and not self.jwt_issuers:
+            yield "ACCOUNTS_FILE: it or JWT_ISSUERS needed with AUTHENTICATION=required, or nobody gets in"
 
     @property
     def ports(self) -> tuple[int, ...]:

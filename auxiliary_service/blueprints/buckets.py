@@ -5,11 +5,12 @@ from flask import Blueprint, Response, request
 from auxiliary_service.aws.buckets import BucketStore
 from auxiliary_service.aws.shared_reads import SharedReads
 from auxiliary_service.blueprints import answers
-from auxiliary_service.blueprints.callers import current
+from auxiliary_service.blueprints.callers import current, require
 from auxiliary_service.blueprints.waits import read_in_time
 from auxiliary_service.schemas.buckets import BucketSchema, BucketsQuery, BucketsQuerySchema
 from auxiliary_service.schemas.next_token import Listing, NextTokens
 from auxiliary_service.schemas.query import load
+from auxiliary_service.scopes import BUCKETS_READ
 
 
 def blueprint(store: BucketStore, reads: SharedReads, tokens: NextTokens, max_age: int) -> Blueprint:
@@ -23,9 +24,10 @@ def blueprint(store: BucketStore, reads: SharedReads, tokens: NextTokens, max_ag
     def list_buckets() -> Response:
         """List every bucket of the account, or with ``limit`` some and a ``nextToken``.
 
-        400 ``invalid_request``, 504 ``aws_timeout`` when the whole list does not fit into the
-        caller's time, and the other ``aws_*`` as AWS fails.
+        403 ``forbidden`` without ``buckets:read``, 400 ``invalid_request``, 504 ``aws_timeout`` when the
+        whole list does not fit into the caller's time, and the other ``aws_*`` as AWS fails.
         """
+        require(BUCKETS_READ)
         query: BucketsQuery = load(query_schema, request.args)
         listed = Listing("buckets", query.prefix, current().scopes)
         start = tokens.open(query.next_token, listed)

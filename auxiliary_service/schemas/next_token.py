@@ -56,7 +56,11 @@ class NextTokens:
         mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if not payload or not hmac.compare_digest(mac, self._mac(payload, listing)):
             raise _refusal(sealed)
-        return payload.decode()
+        # Where the key is known to everybody, whoever wrote this need not have written text.
+        try:
+            return payload.decode()
+        except UnicodeDecodeError:
+            raise _refusal(sealed) from None
 
     def _mac(self, payload: bytes, listing: Listing) -> bytes:
         bound = json.dumps([listing.kind, listing.prefix, sorted(listing.scopes), listing.decrypted])

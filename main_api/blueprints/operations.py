@@ -16,9 +16,10 @@ from main_api.exchange import Call, Instance, Reply
 from main_api.policies.circuit_breaker import Snapshot
 from main_api.policies.instance_health import LastCheck
 from main_api.routing.pipeline import Parts, Pipeline
-from main_api.routing.route import Documentation, Route, ToFunction
+from main_api.routing.route import Access, Documentation, Route, ToFunction
 from main_api.routing.service import InstanceState, Service
 from main_api.schemas import operations as schemas
+from main_api.scopes import GATEWAY_OPERATE
 from main_api.tally import AttemptCounts, ServiceCounts, Tally, percentiles
 from main_api.upstream.instances import InstanceList, ListState
 
@@ -27,6 +28,7 @@ RESERVED = ("/health", "/services", "/circuit-breakers", "/routes", "/gateway", 
 _CACHED = ("hit", "miss", "validated", "collapsed", "stale", "uncacheable")
 _WORST_FIRST = ("unhealthy", "degraded", "healthy")
 
+ACCESS = Access(GATEWAY_OPERATE)
 _TAG = "operations"
 WHERE = "With `OPERATIONS_PORT` set it is there, and 404 here."
 _SERVICE = "The name of a service, as `/services` lists it."
@@ -319,12 +321,13 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 2)
 
 
-def routes(operations: Operations) -> tuple[Route, ...]:
-    """Give the routes of this room."""
+def routes(operations: Operations, access: Access | None) -> tuple[Route, ...]:
+    """Give the routes of this room; ``access`` says who may, where it is asked at all."""
     return (
         Route(
             name="health",
             rule="/health",
+            access=access,
             end=ToFunction(operations.health),
             documentation=Documentation(
                 "How every service is", schemas.Health, f"200 whatever it says. {WHERE}", tag=_TAG
@@ -333,6 +336,7 @@ def routes(operations: Operations) -> tuple[Route, ...]:
         Route(
             name="service-health",
             rule="/health/<service>",
+            access=access,
             end=ToFunction(operations.service_health),
             documentation=Documentation(
                 "How one service is",
@@ -347,12 +351,14 @@ def routes(operations: Operations) -> tuple[Route, ...]:
         Route(
             name="services",
             rule="/services",
+            access=access,
             end=ToFunction(operations.services),
             documentation=Documentation("Every service", schemas.Services, WHERE, tag=_TAG),
         ),
         Route(
             name="service",
             rule="/services/<name>",
+            access=access,
             end=ToFunction(operations.service),
             documentation=Documentation(
                 "One service and its instances",
@@ -366,12 +372,14 @@ def routes(operations: Operations) -> tuple[Route, ...]:
         Route(
             name="circuit-breakers",
             rule="/circuit-breakers",
+            access=access,
             end=ToFunction(operations.circuit_breakers),
             documentation=Documentation("Every circuit breaker", schemas.CircuitBreakers, WHERE, tag=_TAG),
         ),
         Route(
             name="routes",
             rule="/routes",
+            access=access,
             end=ToFunction(operations.routes),
             documentation=Documentation(
                 "Every route, its links and their settings", schemas.Routes, WHERE, tag=_TAG
@@ -380,6 +388,7 @@ def routes(operations: Operations) -> tuple[Route, ...]:
         Route(
             name="gateway-stats",
             rule="/gateway/stats",
+            access=access,
             end=ToFunction(operations.stats),
             documentation=Documentation(
                 "What the worker that answers has counted", schemas.GatewayStats, WHERE, tag=_TAG

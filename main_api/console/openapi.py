@@ -10,7 +10,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
-from main_api.routing.route import Documentation, Route
+from main_api.routing.route import Access, Documentation, Route
 from main_api.schemas.answers import Error, Problem
 
 # What any path may answer, besides what its route declares; the last three are the server's own refusals.
@@ -18,6 +18,11 @@ EVERYWHERE = (400, 405, 414, 431, 500, 501)
 REQUEST_ID = {"description": "The id of this request, in every log line of it.", "schema": {"type": "string"}}
 ETAG = {"description": "For If-None-Match; weak.", "schema": {"type": "string"}}
 RETRY_AFTER = {"description": "Seconds.", "schema": {"type": "integer"}}
+# Either of them is enough.
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 TIMEOUT = {
     "in": "header",
     "name": "X-Request-Timeout-Ms",
@@ -27,8 +32,20 @@ TIMEOUT = {
 }
 
 
-def document(version: str, routes: Iterable[Route], plain: Mapping[str, Documentation]) -> bytes:
-    """Describe ``routes``, and the ``plain`` views by their path, as JSON."""
+def document(
+    version: str,
+    routes: Iterable[Route],
+    plain: Mapping[str, Documentation],
+    *,
+    authenticated: bool = False,
+    limited: bool = False,
+    guarded: Mapping[str, Access] | None = None,
+) -> bytes:
+    """Describe ``routes``, and the ``plain`` views by their path, as JSON.
+
+    ``authenticated``: what a route asks for is really asked for; ``limited``: so are its limits.
+    ``guarded`` is what plain views ask for, by their path.
+    """
     spec = APISpec(
         title="AWS gateway",
         version=version,
@@ -41,21 +58,52 @@ def document(version: str, routes: Iterable[Route], plain: Mapping[str, Document
     )
     for schema in (Error, Problem):
         spec.components.schema(schema.__name__, schema=schema)
+    if authenticated:
+        for name, scheme in SCHEMES.items():
+            spec.components.security_scheme(name, dict(scheme))
     for route in routes:
+        access = route.access if authenticated else None
+        met = _met(access, limited=limited and route.limited)
         spec.path(
             path=re.sub("<([a-z]+)>", r"{\1}", route.rule),
-            operations={"get": _operation(route.name, route.documentation, route.query)},
+            operations={
+                method.lower(): _operation(route.name, route.documentation, route.query, met)
+                | _body(route)
+                | _security(access)
+                for method in route.methods
+            },
         )
     for path, documentation in plain.items():
-        spec.path(
-            path=path, operations={"get": _operation(path.strip("/").replace("/", "-"), documentation, None)}
-        )
+        access = (guarded or {}).get(path)
+        name = path.strip("/").replace("/", "-")
+        described = _operation(name, documentation, None, _met(access)) | _security(access)
+        spec.path(path=path, operations={"get": described})
     # Python's end of text is ECMAScript's letter Z.
     return json.dumps(spec.to_dict(), separators=(",", ":")).replace(r'\\Z"', '$"').encode()
 
 
-def _operation(name: str, documentation: Documentation, query: type[Schema] | None) -> dict[str, Any]:
-    statuses = sorted({*documentation.errors, *EVERYWHERE})
+def _met(access: Access | None, *, limited: bool = False) -> set[int]:
+    """Give the statuses of what stands before a route."""
+    met = {429} if limited else set()
+    if access is not None:
+        met |= {401, 429} | ({403} if access.scope else set())
+    return met
+
+
+def _body(route: Route) -> dict[str, Any]:
+    if route.body is None:
+        return {}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": route.body}}}}
+
+
+def _security(access: Access | None) -> dict[str, Any]:
+    return {"security": [{name: []} for name in SCHEMES]} if access else {}
+
+
+def _operation(
+    name: str, documentation: Documentation, query: type[Schema] | None, met: Iterable[int] = ()
+) -> dict[str, Any]:
+    statuses = sorted({*documentation.errors, *EVERYWHERE, *met})
     operation: dict[str, Any] = {
         "operationId": name,
         "summary": documentation.summary,
@@ -95,6 +143,6 @@ def _failure(status: int, documentation: Documentation) -> dict[str, Any]:
         return {"description": description, "content": {"application/json": {"schema": documentation.unwell}}}
     if status in documentation.errors and documentation.answer == "text/plain":
         return {"description": description, "content": {documentation.answer: {}}}
-    headers = {"X-Request-ID": REQUEST_ID} | ({"Retry-After": RETRY_AFTER} if status == 503 else {})
+    headers = {"X-Request-ID": REQUEST_ID} | ({"Retry-After": RETRY_AFTER} if status in (429, 503) else {})
     content = {"application/json": {"schema": Error}, "application/problem+json": {"schema": Problem}}
     return {"description": description, "headers": headers, "content": content}

@@ -6,13 +6,13 @@ The only Flask below the blueprints.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from flask import Response, g, request
-from marshmallow import Schema, ValidationError
 
 from chassis.client_address import ClientAddress
 from chassis.errors import BadRequest, Detail, ValidationFailed
-from main_api.exchange import Call, Caller, Reply, Stream
+from main_api.exchange import Call, Caller, Policy, Reply, Stream, Trail
 from main_api.routing import envelope
 from main_api.routing.pipeline import Pipeline
 from main_api.routing.route import Route, ToService
@@ -22,38 +22,87 @@ _PASSED = frozenset(("etag", "cache-control", "age", "cache-status"))
 _VALUE_MOST = 200
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _DIGITS_MOST = 15
+# What only a shared cache looks at, or what contradicts `private`.
+_SHARED = ("public", "s-maxage", "proxy-revalidate")
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
     """What every view needs beside its route.
 
-    ``versions`` gives what an answer shows as ``versions``, from the reply at hand or what was learnt.
+    ``versions`` gives what an answer shows as ``versions``, from the reply at hand or what was learnt;
+    ``everybody`` are the scopes of somebody who has shown nothing.
     """
 
     request_timeout: float
     client_address: ClientAddress
     versions: Callable[[Reply], Mapping[str, str]]
+    everybody: frozenset[str] = frozenset()
 
 
 def view(route: Route, pipeline: Pipeline, door: Door) -> Callable[[], Response]:
     """Make the Flask view of ``route``."""
     to_service = isinstance(route.end, ToService)
-    # Made once: making a schema costs several times what loading a query with it does.
-    schema = route.query() if route.query else None
 
     def forward(**_: str) -> Response:
         # What the rule's variables are is in the call's path, for those who have use for it.
-        call = _call(route, schema, door)
+        call = _call(route, door)
         try:
             reply = pipeline(call)
         finally:
-            g.upstream_seconds = call.trail.upstream_seconds
-            g.upstream_attempts = len(call.trail.asked)
+            _tell(call.trail)
         return _response(reply, door if to_service else None)
 
     forward.__doc__ = route.documentation.summary
     return forward
+
+
+def behind(policy: Policy, door: Door, plain: Callable[..., Any]) -> Callable[[], Any]:
+    """Put ``policy`` before a view that is no route."""
+
+    def guarded() -> Any:
+        call = _made(door, request.path, door.request_timeout, b"")
+        try:
+            policy(call, _pass).close()
+        finally:
+            _tell(call.trail)
+        return plain()
+
+    return guarded
+
+
+def _pass(_: Call) -> Reply:
+    return Reply(204)
+
+
+def _tell(trail: Trail) -> None:
+    """Leave for the hooks what a call met, whether it was answered or not."""
+    g.upstream_seconds = trail.upstream_seconds
+    g.upstream_attempts = len(trail.asked)
+    g.trail = trail
+
+
+def add_trail(response: Response) -> Response:
+    """Put onto an answer, errors included, what its call left for it; register it as ``after_request``."""
+    trail: Trail | None = g.get("trail")
+    if trail is None:
+        return response
+    if trail.headers:
+        response.headers.extend(trail.headers)
+    if trail.caller is not None:
+        # What needed a credential is in no cache that somebody else may read (RFC 9111, 5.2.2.7).
+        response.headers["Cache-Control"] = private(response.headers.get("Cache-Control"))
+    return response
+
+
+def private(cache_control: str | None) -> str:
+    """Give the ``Cache-Control`` of an answer to somebody known."""
+    if not cache_control:
+        return "no-store"
+    if "no-store" in cache_control or "private" in cache_control:
+        return cache_control
+    rest = [each.strip() for each in cache_control.split(",")]
+    return ", ".join(("private", *(each for each in rest if each and not each.startswith(_SHARED))))
 
 
 def let_go(error: BaseException | None) -> None:
@@ -66,21 +115,35 @@ def let_go(error: BaseException | None) -> None:
         reply.close()
 
 
-def _call(route: Route, schema: Schema | None, door: Door) -> Call:
-    begun = monotonic()
-    if request.content_length or "Transfer-Encoding" in request.headers:
+def _call(route: Route, door: Door) -> Call:
+    body = b"" if route.body is None else _body()
+    if route.body is None and (request.content_length or "Transfer-Encoding" in request.headers):
         raise BadRequest("A request body is not accepted here")
-    to_service = isinstance(route.end, ToService)
-    path = route.end.path if isinstance(route.end, ToService) else request.path
+    if isinstance(route.end, ToService):
+        return _made(door, route.end.path, _seconds(door.request_timeout), body)
+    return _made(door, request.path, door.request_timeout, body)
+
+
+def _body() -> bytes:
+    """Read the JSON of the request; Flask bounds it (``MAX_CONTENT_LENGTH``)."""
+    if request.mimetype != "application/json":
+        raise BadRequest("The body must be JSON: send Content-Type: application/json")
+    return request.get_data(cache=False)
+
+
+def _made(door: Door, path: str, seconds: float, body: bytes) -> Call:
+    begun = monotonic()
     address = door.client_address(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""))
     return Call(
         # A HEAD is asked as the GET it is an abridgement of: one form to cache and to compare.
         method="GET" if request.method == "HEAD" else request.method,
         path=path,
-        query=_query(schema),
+        # Not looked at without need: Werkzeug takes longer for an empty one than all that follows.
+        query=tuple(request.args.items(multi=True)) if request.query_string else (),
         headers=tuple(g.trace.headers.items()),
-        deadline=begun + (_seconds(door.request_timeout) if to_service else door.request_timeout),
-        caller=Caller(address),
+        body=body,
+        deadline=begun + seconds,
+        caller=Caller(address, scopes=door.everybody),
         request_id=g.request_id,
         client_header=request.headers.get,
     )
@@ -99,30 +162,6 @@ def _seconds(most: float) -> float:
         }
         raise ValidationFailed(details=[fault])
     return min(int(asked) / 1000, most)
-
-
-def _query(schema: Schema | None) -> tuple[tuple[str, str], ...]:
-    """Check the query string by the route's schema; give it as it goes on."""
-    if schema is None:
-        return ()
-    given = dict(request.args.lists())
-    faults: dict[str, list[str]] = {name: ["Repeated"] for name, values in given.items() if len(values) > 1}
-    values = {name: values[0] for name, values in given.items()}
-    try:
-        loaded = schema.load(values)
-    except ValidationError as error:
-        messages: dict[str, list[str]] = error.normalized_messages()  # type: ignore[no-untyped-call]  # marshmallow's own gap
-        faults = {**messages, **faults}
-        loaded = {}
-    if faults:
-        raise ValidationFailed(details=[_detail(name, faults[name], given) for name in sorted(faults)])
-    return tuple(loaded.items())
-
-
-def _detail(name: str, messages: list[str], given: Mapping[str, list[str]]) -> Detail:
-    sent = given.get(name)
-    value = None if sent is None else ",".join(sent)[:_VALUE_MOST]
-    return {"field": name[:_VALUE_MOST], "message": " ".join(messages), "value": value}
 
 
 def _response(reply: Reply, door: Door | None) -> Response:

@@ -6,10 +6,11 @@ Names are as in JSON and say their unit. No secret is among the settings of a li
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from main_api.exchange import Window
 from main_api.policies.admission import AdmissionSettings
 from main_api.policies.cache import CacheSettings
 from main_api.policies.circuit_breaker import BreakerSettings
-from main_api.routing.route import ToService
+from main_api.routing.route import Access, ToService
 from main_api.routing.service import Service, ServiceNumbers
 
 Shown = Mapping[str, object]
@@ -21,6 +22,16 @@ class Link:
 
     name: str
     settings: Shown = field(default_factory=dict)
+
+
+def authentication(access: Access | None) -> Shown:
+    """Show the scope that is needed; None is any good credential."""
+    return {"scope": access.scope if access else None}
+
+
+def rate_limit(window: Window | None) -> Shown:
+    """Show the limit of callers who have no plan."""
+    return {"limit": str(window) if window else None}
 
 
 def scopes(needed: Mapping[tuple[str, str], str]) -> Shown:

@@ -28,6 +28,13 @@ class Documentation:
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """Who may: whoever shows a good credential or, with a ``scope``, one that holds it."""
+
+    scope: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ToService:
     """The route ends in a service: the full chain, and the service's body in our envelope.
 
@@ -56,7 +63,9 @@ class Route:
     """One path of the gateway.
 
     ``rule`` is Flask's, with ``<variable>`` for a segment that may be any; a function finds it in the call's
-    path. ``query`` is the schema of the query string; without one, the query is not looked at.
+    path. ``query`` is the schema of the query string; without one, the query is not looked at. ``access``
+    says who may; None is everybody. A route that is not ``limited`` has no rate limit. ``body`` is the schema
+    of the JSON that it takes; one without takes no body.
     """
 
     name: str
@@ -65,3 +74,6 @@ class Route:
     documentation: Documentation
     query: type[Schema] | None = None
     methods: tuple[str, ...] = ("GET",)
+    access: Access | None = None
+    limited: bool = False
+    body: type[Schema] | None = None

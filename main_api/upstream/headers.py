@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from urllib3.util import SKIP_HEADER
 
 from main_api.exchange import Call
+from main_api.scopes import valid
 
 # The auxiliary answers aws_timeout this much before our own deadline, so that its coded error arrives.
 MARGIN_MS = 100
@@ -24,4 +25,5 @@ def for_auxiliary(call: Call, left: float, internal_token: str | None) -> Iterat
     yield from call.headers
     if internal_token:
         yield "Authorization", f"Bearer {internal_token}"
-        yield "X-Internal-Scopes", " ".join(sorted(call.caller.scopes))
+        # A word with a space in it would be two, of which one could be a scope.
+        yield "X-Internal-Scopes", " ".join(sorted(filter(valid, call.caller.scopes)))

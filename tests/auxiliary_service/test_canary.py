@@ -90,7 +90,7 @@ def test_without_decryption_it_is_nowhere(sinks: Sinks, given: Any) -> None:
 
 
 def test_with_decryption_it_is_in_its_answers_alone(sinks: Sinks, given: Any) -> None:
-    headers = given.headers("parameters:decrypt")
+    headers = given.headers("parameters:read parameters:decrypt")
     for path in OPENED:
         answer = sinks.ask(path, **headers)
         assert answer.status_code == 200
@@ -114,7 +114,7 @@ def test_a_fault_on_the_way_of_a_secret_does_not_tell_it(
 
     monkeypatch.setattr("auxiliary_service.blueprints.answers._tag", fail)
     for path in OPENED:
-        assert sinks.ask(path, **given.headers("parameters:decrypt")).status_code == 500
+        assert sinks.ask(path, **given.headers("parameters:read parameters:decrypt")).status_code == 500
     assert "after the secret was read" in sinks.log.getvalue()
     assert CANARY not in sinks.answers + sinks.log.getvalue()
 

@@ -107,7 +107,8 @@ MakePair = Callable[..., Pair]
 
 
 def make_pair(clients: Clients | None, aws: FakeAws, **environ: str) -> Pair:
-    environ = {"DRAIN_FILE": "/nonexistent/draining", **environ}
+    # Without limits, for tests ask a lot.
+    environ = {"DRAIN_FILE": "/nonexistent/draining", "RATE_LIMIT_ENABLED": "false", **environ}
     auxiliary_app = create_auxiliary(load(AuxiliarySettings, environ), clients)
     wire = InProcess(auxiliary_app)
     session = Session(pool_size=4, connect_timeout=0.5)

@@ -11,6 +11,7 @@ from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, No
 
 from main_api.exchange import Caller
 from main_api.policies.coalescing import Flights
+from main_api.scopes import ANYBODY
 from main_api.state.entries import pack
 from main_api.state.memory import MemoryStore
 from tests.main_api.policies.fakes import until, waiting
@@ -274,7 +275,8 @@ def test_without_a_cache_nothing_stands_in(pair_over_fake_aws: MakePair) -> None
 def with_scopes(monkeypatch: pytest.MonkeyPatch, *scopes: str) -> None:
     """Have every client of every gateway hold these scopes, as one that is authenticated does."""
     monkeypatch.setattr(
-        "main_api.routing.forward.Caller", lambda address: Caller(address, "subject", frozenset(scopes))
+        "main_api.routing.forward.Caller",
+        lambda address, **_: Caller(address, "subject", frozenset((*ANYBODY, *scopes))),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -16,9 +17,11 @@ from requests.adapters import HTTPAdapter
 from werkzeug.test import TestResponse
 
 from chassis.errors import BadRequest, HeadersTooLarge, NotImplementedHere, ServiceError, UriTooLong
+from chassis.settings import load
 from main_api.app import create_app
 from main_api.settings import Settings
 from main_api.upstream.session import Session
+from tests.contracts.accounts import write
 
 APP = create_app(Settings(service_version="7.8.9"))
 DOCUMENT: dict[str, Any] = json.loads(APP.test_client().get("/openapi.json").data)
@@ -27,9 +30,9 @@ UNDESCRIBED = ("/console/", "/docs/")
 
 EVERYWHERE = {400, 405, 414, 431, 500, 501}
 SERVED = {
-    "/api/s3/buckets": {200, 304, 502, 503, 504},
-    "/api/parameters/list": {200, 304, 403, 502, 503, 504},
-    "/api/parameters": {200, 304, 403, 404, 502, 503, 504},
+    "/api/s3/buckets": {200, 304, 429, 502, 503, 504},
+    "/api/parameters/list": {200, 304, 403, 429, 502, 503, 504},
+    "/api/parameters": {200, 304, 403, 404, 429, 502, 503, 504},
     "/api/health": {200},
     "/api/health/ready": {200, 503},
     "/api/health/serving": {200, 503},
@@ -76,6 +79,27 @@ def test_every_status_of_the_contract_is_described_and_no_other(path: str) -> No
     found = {int(status) for status in DOCUMENT["paths"][path]["get"]["responses"]}
 
     assert found == SERVED[path] | EVERYWHERE
+
+
+def test_with_authentication_the_document_says_what_each_route_takes(tmp_path: Path) -> None:
+    people = write(tmp_path / "accounts.yaml")
+    app = create_app(load(Settings, people.environment(RATE_LIMIT_ENABLED="false")))
+    document = json.loads(app.test_client().get("/openapi.json").data)
+
+    assert list(OpenAPIV31SpecValidator(document).iter_errors()) == []
+    found = {
+        (path, method): (set(operation["responses"]) & {"401", "403", "429"}, "security" in operation)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert found["/api/s3/buckets", "get"] == ({"401", "403", "429"}, True)
+    assert found["/health", "get"] == found["/metrics", "get"] == ({"401", "403", "429"}, True)
+    assert found["/auth/me", "get"] == found["/auth/logout", "post"] == ({"401", "429"}, True)
+    assert found["/auth/login", "post"] == ({"401", "429"}, False)
+    assert found["/api/health", "get"] == found["/docs", "get"] == (set(), False)
+    login = document["paths"]["/auth/login"]["post"]["requestBody"]["content"]["application/json"]
+    assert login["schema"] == {"$ref": "#/components/schemas/Login"}
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
 
 
 def test_every_operation_has_its_own_name_and_a_summary() -> None:

@@ -274,7 +274,10 @@ def test_with_scope_and_setting_the_auxiliary_decrypts_and_forbids_to_store_it(
     account: None, pair_over_boto3: MakePair, lines: Any
 ) -> None:
     pair = pair_over_boto3(INTERNAL_TOKEN="0123456789abcdef", ALLOW_DECRYPTION="true")
-    headers = {"Authorization": "Bearer 0123456789abcdef", "X-Internal-Scopes": "parameters:decrypt"}
+    headers = {
+        "Authorization": "Bearer 0123456789abcdef",
+        "X-Internal-Scopes": "parameters:read parameters:decrypt",
+    }
 
     answer = pair.auxiliary.get("/aws/parameters?name=secrets/password&decrypt=true", headers=headers)
 

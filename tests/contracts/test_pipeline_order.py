@@ -1,17 +1,21 @@
 """The links of every route, written out, outermost first."""
 
+from pathlib import Path
+
 import pytest
 
+from chassis.settings import load
 from main_api.app import create_app
 from main_api.blueprints.operations import reserved
 from main_api.settings import Settings
+from tests.contracts.accounts import write
 
 FUNCTION = ("function",)
 SERVICE = ("admission", "cache", "retry", "balance", "breaker", "send")
 LINKS = {
-    "/api/s3/buckets": SERVICE,
-    "/api/parameters/list": ("scopes", *SERVICE),
-    "/api/parameters": ("scopes", *SERVICE),
+    "/api/s3/buckets": ("rate_limit", "query", *SERVICE),
+    "/api/parameters/list": ("rate_limit", "query", "scopes", *SERVICE),
+    "/api/parameters": ("rate_limit", "query", "scopes", *SERVICE),
     "/api/health/ready": FUNCTION,
     "/health": FUNCTION,
     "/health/<service>": FUNCTION,
@@ -36,6 +40,8 @@ PLAIN_VIEWS = {"/api/health", "/api/health/serving", "/metrics"}
 ORDER = (
     "authenticate",
     "rate_limit",
+    "query",
+    "paths",
     "scopes",
     "admission",
     "cache",
@@ -85,6 +91,22 @@ def test_without_room_for_answers_no_route_has_a_cache() -> None:
     }
 
     assert built == {rule: tuple(link for link in links if link != "cache") for rule, links in LINKS.items()}
+
+
+def test_with_authentication_it_comes_first_wherever_not_everybody_may(tmp_path: Path) -> None:
+    people = write(tmp_path / "accounts.yaml")
+    app = create_app(load(Settings, people.environment()))
+    built = {route.rule: pipeline.links for route, pipeline in app.extensions["routes"]}
+    data = {rule: links for rule, links in LINKS.items() if links != FUNCTION}
+
+    for rule, links in data.items():
+        added = ("paths",) if "scopes" in links else ()
+        assert set(built[rule]) == {"authenticate", *added, *links}
+        assert list(built[rule]) == sorted(built[rule], key=ORDER.index)
+    guarded = {rule for rule in built if reserved(rule)} | {"/auth/logout", "/auth/me"}
+    for rule in set(built) - set(data):
+        assert built[rule] == (("authenticate", "function") if rule in guarded else FUNCTION)
+    assert set(built) - set(LINKS) == {"/auth/login", "/auth/logout", "/auth/me"}
 
 
 def test_the_paths_of_operators_are_theirs_alone() -> None:

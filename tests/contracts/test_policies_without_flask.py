@@ -17,6 +17,8 @@ MODULES = [
     "main_api.errors",
     "main_api.policies",
     *(f"main_api.policies.{each.name}" for each in pkgutil.iter_modules(main_api.policies.__path__)),
+    "main_api.accounts.credentials",
+    "main_api.accounts.issuers",
     # What gunicorn's configuration loads before the fork.
     "chassis",
     "chassis.errors",

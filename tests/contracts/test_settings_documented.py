@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import re
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from auxiliary_service.app import create_app as create_auxiliary
 from auxiliary_service.aws.clients import Clients
 from auxiliary_service.settings import Settings as AuxiliarySettings
 from chassis.errors import ServiceError
-from chassis.settings import ServiceSettings, describe
+from chassis.settings import ServiceSettings, describe, load
 from main_api.app import create_app as create_gateway
 from main_api.settings import Settings as GatewaySettings
+from tests.contracts.accounts import write
 
 ROOT = Path(main_api.__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,7 +49,7 @@ def test_no_table_names_a_setting_twice_with_the_same_default() -> None:
 
 
 def test_the_example_names_exactly_the_settings_with_their_defaults() -> None:
-    assert {(name, value.strip()) for name, value in EXAMPLE_LINE.findall(EXAMPLE)} == DECLARED
+    assert {(name, value.strip().strip('"')) for name, value in EXAMPLE_LINE.findall(EXAMPLE)} == DECLARED
 
 
 def test_every_setting_of_the_example_is_a_comment() -> None:
@@ -104,14 +106,17 @@ def test_the_readmes_table_of_errors_names_no_code_that_does_not_exist() -> None
 
 
 def routes() -> set[str]:
-    gateway = create_gateway(GatewaySettings())
+    """Give the paths that the gateway serves, those of accounts too."""
+    with tempfile.TemporaryDirectory() as folder:
+        people = write(Path(folder) / "accounts.yaml")
+        gateway = create_gateway(load(GatewaySettings, people.environment()))
     rules = {rule.rule for rule in gateway.url_map.iter_rules()}
     return {rule for rule in rules if not rule.startswith(ASSETS)}
 
 
 @pytest.mark.parametrize("rule", sorted(routes()))
 def test_every_route_of_the_gateway_is_in_the_readme(rule: str) -> None:
-    assert re.search(rf"`(?:GET )?{re.escape(rule)}(?:\?[^`]*)?`", README)
+    assert re.search(rf"`(?:GET |POST )?{re.escape(rule)}(?:\?[^`]*)?`", README)
 
 
 def test_every_route_of_the_auxiliary_is_in_the_readme() -> None:
@@ -121,12 +126,14 @@ def test_every_route_of_the_auxiliary_is_in_the_readme() -> None:
 
     assert rules
     assert [
-        rule for rule in sorted(rules) if not re.search(rf"`(?:GET )?{re.escape(rule)}(?:\?[^`]*)?`", README)
+        rule
+        for rule in sorted(rules)
+        if not re.search(rf"`(?:GET |POST )?{re.escape(rule)}(?:\?[^`]*)?`", README)
     ] == []
 
 
 def test_the_readmes_tables_of_routes_name_none_that_does_not_exist() -> None:
-    named = set(re.findall(r"`GET (/[^`? ]*)", README))
+    named = set(re.findall(r"`(?:GET|POST) (/[^`? ]*)", README))
     unused: object = object()
     auxiliary = create_auxiliary(AuxiliarySettings(), Clients(s3=unused, ssm=unused))  # type: ignore[arg-type]
 

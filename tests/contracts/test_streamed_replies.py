@@ -11,13 +11,16 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from limits.strategies import SlidingWindowCounterRateLimiter
 
 import main_api.policies
 from chassis.errors import ServiceError
+from main_api.audit import Audit
 from main_api.errors import BrokenOff, CircuitOpen, Overloaded
-from main_api.exchange import Call, Caller, Instance, Policy, Proceed, Reply, Stream
+from main_api.exchange import Call, Caller, Instance, Policy, Proceed, Reply, Stream, Window
 from main_api.policies.admission import Admission, AdmissionSettings
 from main_api.policies.algorithms import LeastConnections
+from main_api.policies.authentication import Authentication
 from main_api.policies.balance import Balance, InFlight
 from main_api.policies.bulkhead import Bulkhead
 from main_api.policies.cache import Cache, CacheSettings
@@ -25,8 +28,13 @@ from main_api.policies.circuit_breaker import Breaker, BreakerSettings, State
 from main_api.policies.coalescing import Flights
 from main_api.policies.ejection import CircuitBreakers
 from main_api.policies.invalidation import Invalidation
+from main_api.policies.query import CheckQuery
+from main_api.policies.rate_limit import RateLimit
 from main_api.policies.retry import Retry, RetrySettings, Throttle
-from main_api.policies.scopes import RequireScopes
+from main_api.policies.scopes import RequireScopes, WithinPaths
+from main_api.schemas.query import ParametersQuery
+from main_api.state import limits_memory
+from main_api.state.limits import LocalLimits, Taken
 from main_api.state.memory import MemoryStore
 from tests.main_api.policies.fakes import until, waiting
 
@@ -51,12 +59,20 @@ def cache(store: MemoryStore) -> Cache:
 # One maker per policy, with settings under which the call of `call()` passes, and a second one beside it.
 MAKERS: dict[str, Callable[[], Policy]] = {
     "admission.Admission": lambda: Admission(AdmissionSettings(2, 0)),
+    "authentication.Authentication": lambda: Authentication(
+        lambda call: call.caller, lambda _: Taken(True, 1, 0, 0, 1, 1), Audit()
+    ),
     "balance.Balance": lambda: Balance(lambda: (A, B)),
     "bulkhead.Bulkhead": lambda: Bulkhead(2),
     "cache.Cache": lambda: cache(MemoryStore(1 << 20)),
     "ejection.CircuitBreakers": breakers,
+    "query.CheckQuery": lambda: CheckQuery(ParametersQuery),
+    "rate_limit.RateLimit": lambda: RateLimit(
+        LocalLimits(SlidingWindowCounterRateLimiter(limits_memory.MemoryLimits())), "route", Window(10, 60)
+    ),
     "retry.Retry": retry,
     "scopes.RequireScopes": lambda: RequireScopes({("decrypt", "true"): "parameters:decrypt"}),
+    "scopes.WithinPaths": WithinPaths,
 }
 
 
@@ -101,7 +117,7 @@ def call() -> Call:
         path="/p",
         query=(("decrypt", "true"),),
         deadline=monotonic() + 5,
-        caller=Caller("192.0.2.1", "subject", frozenset({"parameters:decrypt"})),
+        caller=Caller("192.0.2.1", "subject", frozenset({"parameters:read", "parameters:decrypt"})),
         request_id="an-id",
         instance=A,
     )

@@ -168,14 +168,18 @@ class Server:
 def servers(
     *names: str, ports: Mapping[str, int] | None = None, **settings: str
 ) -> Iterator[dict[str, Server]]:
-    """Run some of ``aws``, ``auxiliary`` and ``gateway``; the others' ports may be given, for stand-ins."""
+    """Run some of ``aws``, ``auxiliary`` and ``gateway``; the others' ports may be given, for stand-ins.
+
+    Without rate limits, unless they are switched on: tests ask a lot.
+    """
     chosen = {name: (ports or {}).get(name) or free_port() for name in COMMANDS}
     shell = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     environment = environments({}, shell, chosen)
     running = {}
     try:
         for name in names:
-            running[name] = Server(name, chosen[name], {**environment[name], **settings})
+            every = {**environment[name], "RATE_LIMIT_ENABLED": "false", **settings}
+            running[name] = Server(name, chosen[name], every)
             running[name].start()
         yield running
     finally:

@@ -108,8 +108,8 @@ def joined(*adapters: tuple[str, HTTPAdapter], connect_timeout: float = 0.5) -> 
 
 
 def settings(**environ: str) -> Settings:
-    """Load the gateway's settings from this environment alone."""
-    return load(Settings, {"DRAIN_FILE": "/nonexistent/draining", **environ})
+    """Load the gateway's settings from this environment alone; without limits, for tests ask a lot."""
+    return load(Settings, {"DRAIN_FILE": "/nonexistent/draining", "RATE_LIMIT_ENABLED": "false", **environ})
 
 
 def app_of(upstream: HTTPAdapter, **environ: str) -> Flask:

@@ -21,7 +21,7 @@ def tag(start: Start, aws: Any, given: Any, parameter: Callable[..., Any]) -> Ca
     """Give the tag of an answer with one parameter, by path, scopes and what differs."""
     client = start(INTERNAL_TOKEN=given.token, ALLOW_DECRYPTION="true")
 
-    def of(path: str = LIST, scopes: str = "a", **changes: Any) -> str:
+    def of(path: str = LIST, scopes: str | None = "parameters:read", **changes: Any) -> str:
         found = parameter(changes.pop("name", "/myproject/a"), **changes)
         aws.answer = lambda *_: {"Parameters": [found], "Parameter": found}
         answer = client.get(path, headers=given.headers(scopes))
@@ -34,7 +34,7 @@ def tag(start: Start, aws: Any, given: Any, parameter: Callable[..., Any]) -> Ca
 
 def test_the_same_state_has_the_same_tag(tag: Callable[..., str]) -> None:
     assert tag() == tag()
-    assert tag(scopes="a b") == tag(scopes="b  a")
+    assert tag(scopes="parameters:read b") == tag(scopes="b  parameters:read")
 
 
 def test_a_value_is_no_part_of_a_tag(tag: Callable[..., str]) -> None:
@@ -51,16 +51,16 @@ def test_whatever_differs_has_another_tag(tag: Callable[..., str], parameter: Ca
         tag(LastModifiedDate=later),
         tag(f"{LIST}?limit=5"),
         tag(f"{LIST}?limit=6"),
-        tag(f"{LIST}?decrypt=true", scopes="parameters:decrypt"),
-        tag(scopes="parameters:decrypt"),
-        tag(scopes=""),
+        tag(f"{LIST}?decrypt=true", scopes="parameters:read parameters:decrypt"),
+        tag(scopes="parameters:read parameters:decrypt"),
+        tag(scopes=None),
         tag("/aws/parameters?name=a"),
     ]
     assert len(set(tags)) == len(tags)
 
 
 def test_redacted_and_decrypted_are_told_apart(tag: Callable[..., str]) -> None:
-    path, scopes = "/aws/parameters?name=a", "parameters:decrypt"
+    path, scopes = "/aws/parameters?name=a", "parameters:read parameters:decrypt"
     redacted = tag(path, scopes, Type="SecureString")
     assert tag(f"{path}&decrypt=true", scopes, Type="SecureString") != redacted
 
@@ -151,7 +151,7 @@ def test_a_decrypted_secret_is_never_stored(
     secret = parameter("/myproject/a", Type="SecureString")
     aws.answer = lambda *_: {"Parameter": secret, "Parameters": [parameter("/myproject/b"), secret]}
     client = start(INTERNAL_TOKEN=given.token, ALLOW_DECRYPTION="true", PARAMETERS_MAX_AGE="6")
-    headers = given.headers("parameters:decrypt")
+    headers = given.headers("parameters:read parameters:decrypt")
     for path in (f"{LIST}?", "/aws/parameters?name=a&"):
         opened = client.get(f"{path}decrypt=true", headers=headers)
         assert opened.headers["Cache-Control"] == "no-store"

@@ -129,14 +129,15 @@ def test_a_token_is_refused_under_other_scopes_or_with_other_values(
 @pytest.mark.parametrize(
     ("allowed", "scopes", "status"),
     [
-        ("true", "parameters:decrypt", 200),
-        ("true", "a parameters:decrypt b", 200),
-        ("true", "parameters:decrypts", 403),
+        ("true", "parameters:read parameters:decrypt", 200),
+        ("true", "a parameters:decrypt b parameters:read", 200),
+        ("true", "parameters:decrypt", 403),
+        ("true", "parameters:read parameters:decrypts", 403),
         ("true", "parameters:read,parameters:decrypt", 403),
-        ("true", "PARAMETERS:DECRYPT", 403),
+        ("true", "parameters:read PARAMETERS:DECRYPT", 403),
         ("true", "", 403),
         ("true", None, 403),
-        ("false", "parameters:decrypt", 403),
+        ("false", "parameters:read parameters:decrypt", 403),
     ],
 )
 def test_decryption_needs_the_setting_and_the_scope(

@@ -145,7 +145,7 @@ def test_decrypted_and_redacted_reads_are_not_shared(
 
     aws.answer = answer
     app = start(INTERNAL_TOKEN=given.token, ALLOW_DECRYPTION="true").application
-    headers = given.headers("parameters:decrypt")
+    headers = given.headers("parameters:read parameters:decrypt")
 
     def ask(decrypt: str) -> Any:
         path = f"/aws/parameters?name=a&decrypt={decrypt}"

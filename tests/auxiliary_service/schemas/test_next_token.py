@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from auxiliary_service.errors import InvalidRequest
-from auxiliary_service.schemas.next_token import TOKEN_MOST, Listing, NextTokens
+from auxiliary_service.schemas.next_token import TOKEN_MOST, Listing, NextTokens, _encode
 
 SIGNED = NextTokens("internal-token-0123456789")
 LISTING = Listing("parameters", "database", frozenset({"parameters:read"}))
@@ -97,6 +97,18 @@ def test_another_secret_is_foreign() -> None:
 def test_an_over_long_token_is_refused_even_if_ours() -> None:
     sealed = SIGNED.seal("x" * TOKEN_MOST, LISTING) or ""
     assert refused(SIGNED, sealed, LISTING)
+
+
+@given(st.binary(min_size=1, max_size=40))
+def test_what_is_no_text_is_refused_even_if_well_sealed(payload: bytes) -> None:
+    for sealer in (SIGNED, NextTokens(None)):
+        sealed = _encode(sealer._mac(payload, LISTING) + payload)
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError:
+            assert refused(sealer, sealed, LISTING)
+        else:
+            assert sealer.open(sealed, LISTING) == text
 
 
 def test_the_secret_itself_is_not_the_key() -> None:

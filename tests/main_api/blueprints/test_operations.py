@@ -614,6 +614,7 @@ def test_the_routes_are_those_of_the_app_with_their_links_and_settings() -> None
     assert {"/routes", "/api/s3/buckets", "/docs/swagger-ui.css"} <= {each["rule"] for each in found}
     [buckets] = [each for each in found if each["rule"] == "/api/s3/buckets"]
     assert [each["name"] for each in buckets["links"]] == [
+        "query",
         "admission",
         "cache",
         "bulkhead",

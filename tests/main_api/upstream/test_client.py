@@ -376,10 +376,10 @@ def test_exactly_these_headers_go_out() -> None:
 def test_token_and_scopes_go_out_only_together() -> None:
     client, upstream = client_and_upstream(Answer(), token="0123456789abcdef")
 
-    client(call(headers=TRACE, scopes=["b", "a"]))
+    client(call(headers=TRACE, scopes=["parameters:read", "buckets:read"]))
 
     assert upstream.headers["authorization"] == "Bearer 0123456789abcdef"
-    assert upstream.headers["x-internal-scopes"] == "a b"
+    assert upstream.headers["x-internal-scopes"] == "buckets:read parameters:read"
 
 
 def test_the_remaining_time_is_told_less_a_margin_and_never_as_nothing() -> None:
