@@ -12,6 +12,7 @@ from main_api.accounts.passwords import Passwords
 from main_api.accounts.revocations import Revocations, Shared
 from main_api.audit import Audit
 from main_api.blueprints.accounts import Login, LoginLimits, Sessions, routes
+from main_api.errors import UpstreamUnavailable
 from main_api.exchange import Call, Caller, Policy, Window
 from main_api.policies.authentication import Authentication
 from main_api.policies.rate_limit import Counted, RateLimit, counted_as
@@ -25,6 +26,8 @@ from main_api.upstream.key_sets import KeySets
 # Refused credentials of one address; beyond them it is 429 instead of 401.
 REFUSED = Window(20, 60)
 _NOBODY = Accounts()
+# Of a file that has not been good yet.
+_UNKNOWN = Accounts()
 
 
 class Background(Protocol):
@@ -40,15 +43,16 @@ class Background(Protocol):
 class Gatekeeper:
     """Decides who may call: with ``AUTHENTICATION=required``, the one of the process.
 
-    Raises :class:`main_api.accounts.file.AccountsFault`, :class:`OSError` or :class:`ValueError` for files
-    that cannot be used.
+    An accounts file that has a fault now does not end it, for a worker that takes the place of another one
+    must not take the gateway down: until the file is good, who is in it is answered 503. Raises
+    :class:`ValueError` for keys that cannot be used.
     """
 
     def __init__(self, settings: Settings, limits: Limits, shared: Shared | None) -> None:
         self._settings = settings
         self._limits = limits
         self._audit = Audit()
-        self._watched = watched_accounts(settings, self._changed)
+        self._watched = watched_accounts(settings, _UNKNOWN, self._changed)
         self._own = own_tokens(settings)
         self._key_sets = KeySets(settings.jwt_issuers)
         self._revocations = Revocations(shared)
@@ -63,8 +67,11 @@ class Gatekeeper:
         self._refused = Counted(limits, REFUSED, "refused")
 
     def accounts(self) -> Accounts:
-        """Give the accounts as they are now."""
-        return self._watched.current if self._watched else _NOBODY
+        """Give the accounts as they are now, or raise 503 while the file has never been good."""
+        found = self._watched.current if self._watched else _NOBODY
+        if found is _UNKNOWN:
+            raise UpstreamUnavailable("The accounts are not known at the moment")
+        return found
 
     def authentication(self, access: Access) -> Policy:
         """Make the link that lets pass only whom ``access`` means."""

@@ -10,10 +10,14 @@ from main_api.settings import Settings
 
 
 def watched_accounts(
-    settings: Settings, changed: Callable[[Accounts, Accounts], object] = lambda _, __: None
+    settings: Settings,
+    at_first: Accounts | None = None,
+    changed: Callable[[Accounts, Accounts], object] = lambda _, __: None,
 ) -> WatchedAccounts | None:
-    """Read the accounts; None without a file. Raises :class:`AccountsFault` or :class:`OSError`."""
-    return WatchedAccounts(settings.accounts_file, changed=changed) if settings.accounts_file else None
+    """Read the accounts; None without a file. Raises as :class:`WatchedAccounts` does."""
+    if settings.accounts_file is None:
+        return None
+    return WatchedAccounts(settings.accounts_file, at_first=at_first, changed=changed)
 
 
 def own_tokens(settings: Settings) -> OwnTokens | None:

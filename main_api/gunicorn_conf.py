@@ -10,13 +10,17 @@ from main_api.settings import Settings
 
 settings, configuration = configure(Settings, "main_api.wsgi:app", os.environ)
 globals().update(configuration)
-faults = access_files.faults(settings)
-if faults:
-    sys.exit("\n".join([f"{settings.SERVICE} cannot start:", *faults]))
 
 
 def on_starting(server: Any) -> None:
-    """Say, once for all workers, what is open to whom."""
+    """End a start with files that cannot be used; say, once for all workers, what is open to whom.
+
+    Here, and not above: at a SIGHUP all above is done again, and a file that has got a fault since must not
+    end what is running.
+    """
+    faults = access_files.faults(settings)
+    if faults:
+        sys.exit("\n".join([f"{settings.SERVICE} cannot start:", *faults]))
     if settings.authentication == "none":
         server.log.warning(
             "AUTHENTICATION=none: whoever reaches port %d can list every bucket's name and read every "

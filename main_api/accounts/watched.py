@@ -22,8 +22,8 @@ class WatchedAccounts:
 
     A file that is absent, unreadable or wrong leaves what was known, with one warning for each new fault.
     ``changed`` is called with the accounts before and after, once for each change, by the thread that looks.
-    Raises :class:`AccountsFault` or :class:`OSError` when there is nothing to begin with. Start it after the
-    fork.
+    ``at_first`` is what there is until the file has been good once; without it, a file that is not raises
+    :class:`AccountsFault` or :class:`OSError`. Start it after the fork.
     """
 
     def __init__(
@@ -31,18 +31,23 @@ class WatchedAccounts:
         path: str | os.PathLike[str],
         *,
         interval: float = _INTERVAL,
+        at_first: Accounts | None = None,
         changed: Callable[[Accounts, Accounts], object] = lambda _, __: None,
     ) -> None:
         self._path = os.fspath(path)
         self._interval = interval
         self._changed = changed
         self._fault: str | None = None
-        # Before the file is read: what changes in between is found by the next look.
-        self._seen: _Stamp | None = self._stamp()
+        self._seen: _Stamp | None = None
         self._unsettled: _Stamp | None = None
-        text = read(self._path)
-        self._digest = _digest(text)
-        self._current = parse(text)
+        self._digest = b""
+        try:
+            self._current = self._first()
+        except (AccountsFault, OSError) as error:
+            if at_first is None:
+                raise
+            self._current = at_first
+            self._failed(_reason(error))
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="accounts", daemon=True)
 
@@ -78,14 +83,20 @@ class WatchedAccounts:
             self._seen = stamp
             accounts = self._current if digest == self._digest else parse(text)
         except AccountsFault as error:
-            more = len(error.faults) - _LOGGED_MOST
-            told = [*error.faults[:_LOGGED_MOST], *([f"and {more} more"] if more > 0 else [])]
-            self._failed("; ".join(told))
+            self._failed(_reason(error))
         except OSError as error:
             self._seen = None
-            self._failed(error.strerror or type(error).__name__)
+            self._failed(_reason(error))
         else:
             self._take(accounts, digest)
+
+    def _first(self) -> Accounts:
+        # Before the file is read: what changes in between is found by the next look.
+        seen = self._stamp()
+        text = read(self._path)
+        accounts = parse(text)
+        self._seen, self._digest = seen, _digest(text)
+        return accounts
 
     def _settled(self, stamp: _Stamp) -> bool:
         """Whether a file can be taken to be whole: it replaced another one, or is the same for two looks.
@@ -129,6 +140,13 @@ class WatchedAccounts:
                 self.look()
             except Exception:
                 log.exception("looking at the accounts failed")
+
+
+def _reason(error: AccountsFault | OSError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    more = len(error.faults) - _LOGGED_MOST
+    return "; ".join([*error.faults[:_LOGGED_MOST], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _digest(text: str) -> bytes:

@@ -63,7 +63,7 @@ ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # What goes upstream of what a client may have a say in; the tag is the cache's own.
 CHECKED = {
     "x-request-timeout-ms": "[0-9]{1,4}",
-    "traceparent": "00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]",
+    "traceparent": "00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[01]",
     "tracestate": r"[ -~\t]{1,512}",
     "if-none-match": 'W/"[A-Za-z0-9_-]+"',
 }
@@ -95,7 +95,10 @@ WORDS: Mapping[str, tuple[bytes, ...]] = {
     "Host": (b"a", b"[::1]", b":80", b"example.com", b"xn--", b"%41", b"@"),
     "If-None-Match": (b'W/"', b'"', b"*", b","),
     "Origin": (b"https://", b"null", b"http://evil.example", b"https://allowed.example"),
-    "Traceparent": (b"00-", b"a" * 32, b"-", b"b" * 16, b"-01", b"ff", b"0" * 32),
+    "Traceparent": (
+        *(b"00-", b"a" * 32, b"-", b"b" * 16, b"-01", b"00-%s-%s-ff" % (b"a" * 32, b"b" * 16)),
+        *(b"00-%s-%s-01" % (b"0" * 32, b"b" * 16), b"ff-%s-%s-01" % (b"a" * 32, b"b" * 16)),
+    ),
     "Tracestate": (b"vendor=1", b",", b"a@b=", b"="),
     "Transfer-Encoding": (b"chunked", b"identity", b"gzip", b"snappy"),
     "Upgrade": (b"websocket", b"h2c"),
@@ -383,6 +386,9 @@ def headers(draw: st.DrawFn) -> tuple[str, bytes]:
 )
 @example("GET", "/", [("Accept", b"text/plain;version=x")])
 @example("GET", "/", [("Accept", b"application/openmetrics-text;version=9." + MARK)])
+@example("GET", "/", [("X-Request-Timeout-Ms", b"\xb2")])
+@example("GET", "/", [("X-Request-Timeout-Ms", b"9" * 5000)])
+@example("GET", "/", [("Traceparent", b"00-%s-%s-01" % (b"0" * 32, b"b" * 16))])
 @example("POST", "/auth/login", [("Connection", b"Upgrade"), ("Upgrade", b"websocket")])
 @FUZZ
 def test_no_header_leads_to_a_fault_comes_back_or_goes_on(
@@ -390,6 +396,8 @@ def test_no_header_leads_to_a_fault_comes_back_or_goes_on(
 ) -> None:
     names = {name for name, _ in shown}
     lines = [f"{name}: ".encode() + gateway.filled(name, value) for name, value in shown]
+    if "Traceparent" not in names:
+        lines.append(b"Traceparent: 00-%s-%s-01" % (b"a" * 32, b"b" * 16))  # else there is no state of it
     for asked in (target, "/api/s3/buckets", "/metrics"):
         answer = gateway.get(asked, *lines, method=method)
 
@@ -656,8 +664,11 @@ def asked(draw: st.DrawFn) -> tuple[str, str]:
         f"{written(name, draw(hows))}={written(draw(st.sampled_from(GOOD[name])), draw(hows))}"
         for name in (*names, *(["name"] if path == "/api/parameters" else []))
     ]
-    kind = draw(st.sampled_from(("right", "right", "right", "more", "more", "many", "wild")))
-    if kind == "more":
+    kind = draw(st.sampled_from(("right", "right", "right", "wrong", "wrong", "more", "many", "wild")))
+    if kind == "wrong" and right:
+        at = draw(st.integers(0, len(right) - 1))
+        right[at] = f"{right[at].partition('=')[0]}={written(draw(st.sampled_from(BAD)), draw(hows))}"
+    elif kind == "more":
         right.insert(draw(st.integers(0, len(right))), draw(pairs()))
     elif kind == "many":
         right += draw(st.lists(pairs(), min_size=1, max_size=3)) * 90
@@ -699,6 +710,9 @@ def faults(path: str, query: list[tuple[str, str]]) -> set[str]:
 @example(("/api/parameters", "name=a&name=a"))
 @example(("/api/parameters", "name=a&decrypt=true"))
 @example(("/api/parameters", "name=a%252fb"))
+@example(("/api/parameters", "name=a%0a"))
+@example(("/api/parameters", "name=a/%2e%2e/b"))
+@example(("/api/s3/buckets", "nextToken=a%26limit=1"))
 @example(("/api/s3/buckets", "limit=1&limit=1"))
 @FUZZ
 def test_the_query_that_goes_on_is_the_one_that_was_checked(

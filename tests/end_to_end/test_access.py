@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -258,6 +259,29 @@ def test_an_issuer_may_go_away_and_change_its_key(guarded: Guarded) -> None:
     assert guarded.bearer(before).status == 200
 
 
+def test_a_reload_with_a_faulty_file_ends_nothing_and_the_new_worker_waits_for_a_good_one(
+    guarded: Guarded,
+) -> None:
+    good = guarded.accounts.read_text()
+    [before] = guarded.gateway.workers()
+    key = guarded.command("key", "later", "--scope", "buckets:read").stdout.strip()
+    written = guarded.accounts.read_text()
+    guarded.accounts.write_text(good + "nonsense: [")
+    try:
+        assert guarded.gateway.process is not None
+        guarded.gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: len(now := guarded.gateway.workers()) == 1 and now != [before], "a new worker is there")
+        answer = request(guarded.gateway.port, BUCKETS, X_API_Key=key)
+        # Not 401: nobody can say that the key is not good.
+        assert (answer.status, answer.json["code"]) == (503, "upstream_unavailable")
+        # Whom the issuer knows needs no file.
+        newest = len(guarded.issuer.keys) - 1
+        assert guarded.bearer(guarded.issuer.token(newest)).status == 200
+    finally:
+        guarded.accounts.write_text(written)
+    until(lambda: request(guarded.gateway.port, BUCKETS, X_API_Key=key).status == 200, "it is taken", 6)
+
+
 # A start that fails.
 
 
@@ -306,7 +330,9 @@ def test_a_faulty_accounts_file_and_a_weak_secret_end_the_start_before_any_worke
         JWT_SECRET=secret,
     )
 
-    headline, *faults = ended.stderr.splitlines()
+    # Behind the server's own line, which is JSON.
+    headline, *faults = [line for line in ended.stderr.splitlines() if not line.startswith("{")]
+    assert "Booting worker" not in ended.stderr
     assert ended.returncode == 1
     assert headline == "main-api cannot start:"
     places = (

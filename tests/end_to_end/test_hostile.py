@@ -140,6 +140,17 @@ VERSIONS = (
     b"",
     b"ICY",
 )
+# What once led to a fault, or to a redirect to wherever Host said.
+KNOWN = tuple(
+    b"\r\n".join((line, b"Host: a", *fields, b"X-API-Key: {key}", b"", b""))
+    for line, *fields in (
+        (b"GET /metrics HTTP/1.1", b"Accept: text/plain;version=x"),
+        (b"GET /metrics HTTP/1.1", b"Accept: application/openmetrics-text;version=9." + MARK),
+        (b"POST /api/s3/buckets HTTP/1.1", b"Connection: Upgrade", b"Upgrade: websocket"),
+        (b"GET http://evil.example HTTP/1.1",),
+        (b"GET http://evil.example?name=a HTTP/1.1",),
+    )
+)
 OTHER_PROTOCOLS = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x11" * 64,
@@ -449,6 +460,7 @@ def test_fifteen_hundred_hostile_requests_are_answered_by_the_contract_and_leave
         except (AssertionError, OSError, ValueError, KeyError) as error:
             raise AssertionError(f"seed {seed}: {error!r} for {data[:3000]!r}") from error
 
+    assert [ask(data.replace(b"{key}", keys[0])) for data in KNOWN] == [[200], [200], [405], [404], [404]]
     figures = []
     with ThreadPoolExecutor(AT_ONCE) as threads:
         # The first third warms up: pools fill, and modules are loaded.

@@ -67,6 +67,28 @@ def test_it_does_not_begin_without_a_file(tmp_path: Path) -> None:
         WatchedAccounts(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("text", [None, "roles: [", "roles: {a: [nothing]}"])
+def test_with_something_to_begin_with_it_waits_for_a_good_file(
+    path: Path, text: str | None, lines: pytest.LogCaptureFixture
+) -> None:
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    nobody = Accounts()
+
+    accounts = WatchedAccounts(path, at_first=nobody)
+    accounts.look()
+    assert accounts.current is nobody
+    assert accounts.fault is not None
+    assert len([line for line in lines.records if line.levelno == logging.WARNING]) == 1
+
+    in_place(path, roles("second"))
+    for _ in range(2):
+        accounts.look()
+    assert accounts.current.roles.keys() == {"second"}
+    assert accounts.fault is None
+
+
 def test_a_file_that_was_replaced_is_taken_at_once(path: Path, lines: pytest.LogCaptureFixture) -> None:
     seen: list[tuple[Accounts, Accounts]] = []
     accounts = WatchedAccounts(path, changed=lambda *both: seen.append(both))
