@@ -362,7 +362,7 @@ def gateway(request: pytest.FixtureRequest) -> Gateway:
     return made
 
 
-FUZZ = hypothesis_settings(max_examples=200, deadline=None)
+FUZZ = hypothesis_settings(max_examples=60, deadline=None)
 
 # Headers.
 

@@ -478,7 +478,8 @@ def test_fifteen_hundred_hostile_requests_are_answered_by_the_contract_and_leave
     assert gateway.workers() == workers
     (threads_before, memory_before), (threads_after, memory_after) = figures[0], figures[-1]
     assert threads_after <= threads_before + AT_ONCE
-    assert memory_after <= memory_before + 8 * 1024
+    # The thread that hashes passwords may have had its first one only now: 19 MiB.
+    assert memory_after <= memory_before + (19 + 8) * 1024
     until(lambda: running.files() <= open_before + 2, f"seed {seed}: every connection is closed")
     judge_log(gateway, secrets)
     judge_sent(running.upstream.heads)
