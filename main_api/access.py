@@ -1,7 +1,6 @@
-"""Who may call, and how often: put together from the settings."""
+"""Who may call: put together from the settings."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Protocol
 
 from main_api.access_files import own_tokens, watched_accounts
@@ -15,9 +14,7 @@ from main_api.blueprints.accounts import Login, LoginLimits, Sessions, routes
 from main_api.errors import UpstreamUnavailable
 from main_api.exchange import Call, Caller, Policy, Window
 from main_api.policies.authentication import Authentication
-from main_api.policies.rate_limit import Counted, RateLimit, counted_as
-from main_api.policies.scopes import WithinPaths
-from main_api.routing.pipeline import Guards
+from main_api.policies.rate_limit import Counted, counted_as
 from main_api.routing.route import Access, Route
 from main_api.settings import Settings
 from main_api.state.limits import Limits, Taken
@@ -120,19 +117,3 @@ class Gatekeeper:
         for user in after.users:
             if user.id in users and user.tokens_after > users[user.id].tokens_after:
                 self._audit.write("tokens of a user revoked", user=user.id)
-
-
-def guards(settings: Settings, limits: Limits, gate: Gatekeeper | None) -> Guards:
-    """Give what stands before the routes."""
-    rate = settings.rate_limit if settings.rate_limit_enabled else None
-    return Guards(
-        authentication=gate.authentication if gate else None,
-        rate_limit=partial(_rate_limit, limits, rate) if rate else None,
-        rate=rate,
-        within_paths=WithinPaths() if gate else None,
-        decryption=gate.decryption if gate else lambda _: None,
-    )
-
-
-def _rate_limit(limits: Limits, rate: Window, route: str) -> Policy:
-    return RateLimit(limits, route, rate)

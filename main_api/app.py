@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response
 from flask_limiter import Limiter
@@ -15,12 +15,11 @@ from chassis.drain import draining
 from chassis.install import install
 from chassis.response_headers import Cors
 from main_api import hooks
-from main_api.access import Gatekeeper, guards
 from main_api.blueprints import AUXILIARY, buckets, console, operations, parameters
 from main_api.blueprints import health as ready
 from main_api.blueprints.operations import Operations
 from main_api.console import openapi
-from main_api.parts import SharedRedis, background, make_parts, redis_prefix, shared_redis, shared_revocations
+from main_api.parts import SharedRedis, background, gatekeeper, guards, make_parts, redis_prefix, shared_redis
 from main_api.policies.balance import Balance
 from main_api.routing.forward import Door, add_trail, behind, let_go, view
 from main_api.routing.pipeline import Parts, Pipeline, build
@@ -34,6 +33,9 @@ from main_api.telemetry import Telemetry
 from main_api.upstream.answers import service_version
 from main_api.upstream.session import Session
 from main_api.upstream.versions import Versions
+
+if TYPE_CHECKING:
+    from main_api.access import Gatekeeper
 
 LIVENESS, SERVING = Settings.PROBES
 PROBES = frozenset((LIVENESS, SERVING, ready.READY))
@@ -83,8 +85,7 @@ def create_app(settings: Settings, session: Session | None = None) -> Flask:
     telemetry = Telemetry(registry, tally)
     redis = shared_redis(settings, telemetry.redis)
     counts = _limits(app, settings, redis)
-    required = settings.authentication == "required"
-    gate = Gatekeeper(settings, counts, shared_revocations(settings, redis)) if required else None
+    gate = gatekeeper(settings, counts, redis)
     parts = make_parts(
         settings, session, telemetry, versions, redis=redis, guards=guards(settings, counts, gate)
     )
@@ -92,7 +93,7 @@ def create_app(settings: Settings, session: Session | None = None) -> Flask:
         settings.request_timeout,
         find_client,
         lambda reply: versions.shown(AUXILIARY, service_version(reply)),
-        everybody=frozenset() if required else ANYBODY,
+        everybody=frozenset() if gate else ANYBODY,
     )
     app.config["MAX_CONTENT_LENGTH"] = BODY_MOST
     app.after_request(add_trail)
@@ -139,7 +140,7 @@ def _strategy(app: Flask, where: str, options: Mapping[str, Any] | None = None) 
 
 
 def _routes(
-    settings: Settings, parts: Parts, versions: Versions, shown: Operations, gate: Gatekeeper | None
+    settings: Settings, parts: Parts, versions: Versions, shown: Operations, gate: "Gatekeeper | None"
 ) -> Iterator[Route]:
     auxiliary = parts.services[AUXILIARY]
     # Past breakers and health checks: it shows what is, not what the gateway thinks. Turns of its own.

@@ -5,7 +5,6 @@ import sys
 from typing import Any
 
 from chassis.worker import configure
-from main_api import access_files
 from main_api.settings import Settings
 
 settings, configuration = configure(Settings, "main_api.wsgi:app", os.environ)
@@ -18,10 +17,14 @@ def on_starting(server: Any) -> None:
     Here, and not above: at a SIGHUP all above is done again, and a file that has got a fault since must not
     end what is running.
     """
-    faults = access_files.faults(settings)
-    if faults:
-        sys.exit("\n".join([f"{settings.SERVICE} cannot start:", *faults]))
-    if settings.authentication == "none":
+    if settings.authentication == "required":
+        # Only here: else the server need not hold what reads tokens and passwords.
+        from main_api import access_files  # noqa: PLC0415
+
+        faults = access_files.faults(settings)
+        if faults:
+            sys.exit("\n".join([f"{settings.SERVICE} cannot start:", *faults]))
+    else:
         server.log.warning(
             "AUTHENTICATION=none: whoever reaches port %d can list every bucket's name and read every "
             "parameter of the project that is no SecureString",

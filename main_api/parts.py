@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 
 from chassis.settings import WAITING_ROOM
 from main_api.blueprints import AUXILIARY
-from main_api.exchange import Instance
+from main_api.exchange import Instance, Policy, Window
 from main_api.policies.admission import Admission, AdmissionSettings
 from main_api.policies.cache import Store
 from main_api.policies.circuit_breaker import BreakerSettings
 from main_api.policies.instance_health import HealthThresholds
+from main_api.policies.rate_limit import RateLimit
 from main_api.policies.retry import RetrySettings
+from main_api.policies.scopes import WithinPaths
 from main_api.routing.pipeline import Guards, Parts
 from main_api.routing.service import Service, ServiceNumbers
 from main_api.setting_fields import Registered
 from main_api.settings import Settings
+from main_api.state.limits import Limits
 from main_api.state.memory import MemoryStore
 from main_api.telemetry import Telemetry
 from main_api.upstream import headers
@@ -30,6 +33,7 @@ from main_api.upstream.session import Session
 from main_api.upstream.versions import Versions
 
 if TYPE_CHECKING:
+    from main_api.access import Gatekeeper
     from main_api.state.redis_guard import RedisGuard
     from main_api.state.redis_revocations import RedisRevocations
     from main_api.state.redis_store import RedisStore
@@ -161,6 +165,32 @@ def _redis(
     return SharedRedis(
         client.connection_pool, redis_guard.RedisGuard(client, redis_guard.address(url), told=told)
     )
+
+
+def gatekeeper(settings: Settings, limits: Limits, redis: SharedRedis | None) -> "Gatekeeper | None":
+    """Make what decides who may call; None where nobody is asked."""
+    if settings.authentication != "required":
+        return None
+    # Only here: who asks nobody need not hold what reads tokens and passwords, some 15 MB a worker.
+    from main_api.access import Gatekeeper  # noqa: PLC0415
+
+    return Gatekeeper(settings, limits, shared_revocations(settings, redis))
+
+
+def guards(settings: Settings, limits: Limits, gate: "Gatekeeper | None") -> Guards:
+    """Give what stands before the routes."""
+    rate = settings.rate_limit if settings.rate_limit_enabled else None
+    return Guards(
+        authentication=gate.authentication if gate else None,
+        rate_limit=partial(_rate_limit, limits, rate) if rate else None,
+        rate=rate,
+        within_paths=WithinPaths() if gate else None,
+        decryption=gate.decryption if gate else lambda _: None,
+    )
+
+
+def _rate_limit(limits: Limits, rate: Window, route: str) -> Policy:
+    return RateLimit(limits, route, rate)
 
 
 def background(settings: Settings, session: Session, parts: Parts) -> Iterator[HealthChecks | Discovered]:
