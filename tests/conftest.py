@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import settings as hypothesis_settings
 from werkzeug.test import TestResponse
 
 # prometheus_client decides at its import whether it is in multiprocess mode, as it always is here.
@@ -50,6 +51,10 @@ class ClosingClient(FlaskClient):
 
 
 Flask.test_client_class = ClosingClient
+
+# Where a test says no other number. What it says of a time would be the machine's: so there is no deadline.
+hypothesis_settings.register_profile("here", max_examples=40, deadline=None)
+hypothesis_settings.load_profile("here")
 
 
 @pytest.fixture(autouse=True)

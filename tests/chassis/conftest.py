@@ -139,10 +139,12 @@ def counted(client: FlaskClient, service: str) -> Callable[..., float]:
     """Sum the samples of ``name`` of this test's ``service`` that carry ``labels``, as scraped."""
 
     def count(name: str = "http_requests_total", **labels: str) -> float:
-        families = text_string_to_metric_families(client.get("/metrics").text)
+        # The figures of all tests before this one are on the page too: only its own lines are read closely.
+        lines = (line for line in client.get("/metrics").text.splitlines() if line.startswith(name))
+        own = "\n".join([*(line for line in lines if f'app="{service}"' in line), ""])
         return sum(
             sample.value
-            for family in families
+            for family in text_string_to_metric_families(own)
             for sample in family.samples
             if sample.name == name and (labels | {"app": service}).items() <= sample.labels.items()
         )

@@ -384,8 +384,8 @@ def headers(draw: st.DrawFn) -> tuple[str, bytes]:
     target=st.sampled_from(TARGETS),
     shown=st.lists(headers(), min_size=1, max_size=4),
 )
-@example("GET", "/", [("Accept", b"text/plain;version=x")])
-@example("GET", "/", [("Accept", b"application/openmetrics-text;version=9." + MARK)])
+@example("GET", "/metrics", [("Accept", b"text/plain;version=x")])
+@example("GET", "/metrics", [("Accept", b"application/openmetrics-text;version=9." + MARK)])
 @example("GET", "/", [("X-Request-Timeout-Ms", b"\xb2")])
 @example("GET", "/", [("X-Request-Timeout-Ms", b"9" * 5000)])
 @example("GET", "/", [("Traceparent", b"00-%s-%s-01" % (b"0" * 32, b"b" * 16))])
@@ -398,7 +398,7 @@ def test_no_header_leads_to_a_fault_comes_back_or_goes_on(
     lines = [f"{name}: ".encode() + gateway.filled(name, value) for name, value in shown]
     if "Traceparent" not in names:
         lines.append(b"Traceparent: 00-%s-%s-01" % (b"a" * 32, b"b" * 16))  # else there is no state of it
-    for asked in (target, "/api/s3/buckets", "/metrics"):
+    for asked in (target, "/api/s3/buckets"):
         answer = gateway.get(asked, *lines, method=method)
 
         judge(gateway, answer, 431, *(status for name in names for status in ASKED_FOR.get(name, ())))
@@ -447,15 +447,18 @@ def test_what_only_the_gateway_may_say_is_not_believed_of_a_client(gateway: Gate
 @pytest.mark.parametrize(
     "piece", [b" ", b"\t", b",", b";", b"=", b'a="', b'"a",', b"a;q=0.5,", b"10.0.0.1,", b"a/b,"]
 )
-def test_the_longest_header_takes_no_time(required: Gateway, piece: bytes) -> None:
-    value = b"x" + (piece * 16_000)[:16_000] + b"x"
+def test_a_long_header_takes_no_more_than_its_length(required: Gateway, piece: bytes) -> None:
+    def seconds(name: str, length: int) -> float:
+        began = time.process_time()
+        answer = required.get("/api/s3/buckets", f"{name}: x".encode() + (piece * length)[:length] + b"x")
+        judge(required, answer)
+        return time.process_time() - began
+
     for name in WORDS:
         if name not in ("Content-Length", "Host", "Transfer-Encoding"):
-            began = time.process_time()
-            answer = required.get("/api/s3/buckets", f"{name}: ".encode() + value)
-
-            judge(required, answer)
-            assert time.process_time() - began < 0.25, name
+            # The header is a small part of a request's time; one whose every rest is looked through again takes
+            # 256 times as long at this length. Asked again, since what the collector of garbage takes is not its.
+            assert any(seconds(name, 16_000) < 8 * seconds(name, 1_000) for _ in range(3)), name
 
 
 # Paths.
