@@ -456,8 +456,8 @@ def test_a_long_header_takes_no_more_than_its_length(required: Gateway, piece: b
 
     for name in WORDS:
         if name not in ("Content-Length", "Host", "Transfer-Encoding"):
-            # The header is a small part of a request's time; one whose every rest is looked through again takes
-            # 256 times as long at this length. Asked again, since what the collector of garbage takes is not its.
+            # Linear, it is a small part of the request; quadratic, 256 times as long for 16 times the length.
+            # Asked again, since what the collector of garbage takes is not the header's.
             assert any(seconds(name, 16_000) < 8 * seconds(name, 1_000) for _ in range(3)), name
 
 
