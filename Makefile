@@ -33,7 +33,7 @@ check: $(INSTALLED)  ## check format, style, types, layers and documents
 	@.venv/bin/lint-imports
 	@$(IN_VENV) pytest --quiet tests/contracts/test_settings_documented.py
 
-faults: $(INSTALLED)  ## kill, stop, overload and deceive real processes, some twenty minutes (LONG=1: more of it)
+faults: $(INSTALLED)  ## kill, stop, overload and deceive real processes, some twenty-five minutes (LONG=1: more of it)
 	@LONG=$(LONG) $(IN_VENV) pytest --verbosity 1 --capture no tests/faults $(ARGS)
 
 routes: $(INSTALLED)  ## print the gateway's routes: methods, path, links of the chain
