@@ -19,7 +19,7 @@ def on_starting(server: Any) -> None:
     """
     if settings.authentication == "required":
         # Only here: else the server need not hold what reads tokens and passwords.
-        from main_api import access_files  # noqa: PLC0415
+        from main_api import access_files  # noqa: PLC0415 - see above
 
         faults = access_files.faults(settings)
         if faults:

@@ -172,7 +172,7 @@ def gatekeeper(settings: Settings, limits: Limits, redis: SharedRedis | None) ->
     if settings.authentication != "required":
         return None
     # Only here: who asks nobody need not hold what reads tokens and passwords, some 15 MB a worker.
-    from main_api.access import Gatekeeper  # noqa: PLC0415
+    from main_api.access import Gatekeeper  # noqa: PLC0415 - see above
 
     return Gatekeeper(settings, limits, shared_revocations(settings, redis))
 

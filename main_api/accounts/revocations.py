@@ -6,10 +6,11 @@ import random as random_module
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Protocol, TypeVar
 
+from main_api.accounts.listed import Listed
 from main_api.accounts.verified import Verified
 
 log = logging.getLogger(__name__)
@@ -68,60 +69,6 @@ class Shared(Protocol):
         """Whether this process is to write back what was lost."""
 
 
-class _Listed:
-    """Names, the oldest first, and the latest that was said of each; changed by one thread at a time.
-
-    ``lacking`` are those that the shared list is not known to have, and in which round they were sent there.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.names: dict[str, tuple[float, float]] = {}
-        self.lacking: dict[str, int] = {}
-        self._pairs: dict[tuple[float, float], tuple[float, float]] = {}
-        self._looking: Iterator[str] = iter(())
-
-    def put(self, name: str, before: float, until: float) -> bool:
-        """Add to what is known of ``name``; whether that is more than before."""
-        known = self.names.get(name, (0.0, 0.0))
-        pair = (max(before, known[0]), max(until, known[1]))
-        if pair == known:
-            return False
-        # Most are revoked in the same minute as others that live as long: they share the pair.
-        if len(self._pairs) > _LOOKED_AT:
-            self._pairs.clear()
-        self.names[name] = self._pairs.setdefault(pair, pair)
-        return True
-
-    def says(self, name: str, before: float, until: float) -> bool:
-        """Whether no more is known of ``name`` than this."""
-        known = self.names.get(name, (0.0, 0.0))
-        return known[0] <= before and known[1] <= until
-
-    def look(self, now: float, count: int) -> None:
-        """Forget, of the next ``count`` names, those that are over."""
-        names = list(islice(self._looking, count))
-        if not names and self.names:
-            # A copy, for names come and go meanwhile.
-            self._looking = iter(list(self.names))
-            names = list(islice(self._looking, count))
-        self._forget([each for each in names if each in self.names and self.names[each][1] < now])
-
-    def shorten(self, now: float) -> tuple[float, float] | None:
-        """Make room; give the latest moments of those that were let go though they are not over."""
-        self._looking = iter(())
-        self.look(now, len(self.names))
-        let_go = list(islice(self.names, max(0, len(self.names) - self.most * 9 // 10)))
-        pairs = [self.names[each] for each in let_go]
-        self._forget(let_go)
-        return (max(pair[0] for pair in pairs), max(pair[1] for pair in pairs)) if pairs else None
-
-    def _forget(self, names: Sequence[str]) -> None:
-        for name in names:
-            self.names.pop(name, None)
-            self.lacking.pop(name, None)
-
-
 class Revocations:
     """Says of a token or key whether it was revoked, by a look into a dictionary and nothing else.
 
@@ -150,7 +97,7 @@ class Revocations:
         self._clock = clock
         self._monotonic = monotonic
         self._random = random
-        self._tokens, self._users, self._keys = map(_Listed, (tokens_most, _USERS_MOST, _KEYS_MOST))
+        self._tokens, self._users, self._keys = map(Listed, (tokens_most, _USERS_MOST, _KEYS_MOST))
         self._lists = {USER: self._users, KEY: self._keys, TOKEN: self._tokens}
         # Held to change a list; who looks into one takes no lock.
         self._lock = threading.Lock()
@@ -159,7 +106,7 @@ class Revocations:
         self._read_at: float | None = None
         self._keys_left_out = False
         self._restore_at = 0.0
-        self._own: deque[tuple[_Listed, str]] = deque(maxlen=_OWN_MOST)
+        self._own: deque[tuple[Listed, str]] = deque(maxlen=_OWN_MOST)
         self._told_current = True
         self._told: set[str] = set()
         self._over = threading.Event()
@@ -194,8 +141,8 @@ class Revocations:
     def revoke_user(self, name: str, before: float, until: float) -> bool:
         """Refuse the tokens of a subject or user id that were issued at ``before`` or earlier.
 
-        The ``iat`` of our tokens has no fractions, so that of a login later in the same second is refused as
-        well: if it were not, one of earlier in that second would pass. A second later one logs in again. For
+        Ours say in milliseconds when they were issued. Where an ``iat`` has no fractions, a token of later in
+        the same second is refused as well: if it were not, one of earlier in that second would pass. For
         an issuer whose clock may be ahead, add as much to ``before``. :data:`EVERYBODY` is all users. The
         last of those tokens has expired at ``until``. Else as :meth:`revoke_token`.
         """
@@ -291,7 +238,7 @@ class Revocations:
         # A wall clock that has jumped ahead must not make anything forgotten.
         return min(self._clock(), wall + self._monotonic() - monotonic) - _FORGET_AFTER
 
-    def _make_room(self, listed: _Listed) -> None:
+    def _make_room(self, listed: Listed) -> None:
         if len(listed.names) <= listed.most or listed is self._keys:
             return
         let_go = listed.shorten(self._forgotten_until())
@@ -347,7 +294,7 @@ class Revocations:
         said = self._users.names.get(EVERYBODY)
         return said is not None and before + _CLOCKS_APART <= said[0] and until <= said[1]
 
-    def _add(self, listed: _Listed, name: str, before: float, until: float) -> None:
+    def _add(self, listed: Listed, name: str, before: float, until: float) -> None:
         if listed is self._keys and len(listed.names) >= listed.most and name not in listed.names:
             if not self._keys_left_out:
                 log.error("revocations: more than %d keys, not all are known here", listed.most)
